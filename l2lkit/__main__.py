@@ -1,0 +1,111 @@
+"""Command line: `python -m l2lkit run | train | evaluate | recipes`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from l2lkit.errors import InputError
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m l2lkit",
+        description="Learning to defend by learning to attack: train, evaluate, show.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--profile", default="quick", metavar="NAME",
+                        help="smoke, quick (default) or paper")  # fmt: skip
+    shared.add_argument("--dataset", default="digits", metavar="NAME",
+                        help="digits (default), cifar10, cifar100, svhn, mnist, or any name for "
+                             "a folder or zip given with --data")  # fmt: skip
+    shared.add_argument("--data", metavar="DIR|ZIP",
+                        help="where the images are: torchvision's layout, or split/class/image; "
+                             "default: $L2LKIT_DATA or data/")  # fmt: skip
+    shared.add_argument("--device", default="auto", metavar="NAME",
+                        help="auto (default), cpu or cuda")  # fmt: skip
+    shared.add_argument("--seed", type=int, default=0, metavar="N",
+                        help="first seed (default 0)")  # fmt: skip
+    shared.add_argument("--output", metavar="DIR",
+                        help="where runs/ and figures/ go (default: the project)")  # fmt: skip
+
+    run = commands.add_parser("run", parents=[shared], help="the main job: models, measurements, "
+                              "notebooks, report; goes on where an earlier run stopped")  # fmt: skip
+    run.add_argument("--only", metavar="NN,NN", help="only these notebooks, as 01,05")
+    run.add_argument("--publish", action="store_true",
+                     help="put the executed notebooks in place of those of notebooks/")  # fmt: skip
+
+    train = commands.add_parser("train", parents=[shared], help="train one recipe at the "
+                                "profile's scale and print its log")  # fmt: skip
+    train.add_argument("recipe", help="a name from `recipes`; grad means iclr2020/grad")
+
+    evaluate = commands.add_parser("evaluate", parents=[shared],
+                                   help="accuracy of recipes under attacks")  # fmt: skip
+    evaluate.add_argument("recipes", nargs="+", metavar="recipe")
+    evaluate.add_argument("--attacks", default="clean,fgsm,pgm-20,cw", metavar="A,B",
+                          help="from clean, fgsm, pgm-T, cw, cw-tanh, random-N "
+                               "(default clean,fgsm,pgm-20,cw)")  # fmt: skip
+    evaluate.add_argument("--epsilon", type=float, default=0.031, metavar="E",
+                          help="radius of the ball, as a fraction of the pixel range "
+                               "(default 0.031)")  # fmt: skip
+    evaluate.add_argument("--images", type=int, metavar="N", help="first N test images only")
+
+    commands.add_parser("recipes", help="list the recipes and where they come from")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (0 fine, 1 a notebook failed, 2 bad input, 130
+    interrupted)."""
+    args = parser().parse_args(argv)
+    try:
+        return _command(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _command(args: argparse.Namespace) -> int:
+    # Imported here so that --help answers at once.
+    from tqdm import tqdm
+
+    from l2lkit import pipeline, recipes
+    from l2lkit.attacks import attack_by_name
+    from l2lkit.store import Store
+
+    if args.command == "recipes":
+        for recipe in recipes.RECIPES.values():
+            print(f"{recipe.name:16} {recipe.defence:12} {recipe.source}")
+        return 0
+    store = Store(
+        args.profile, dataset=args.dataset, data=args.data, device=args.device, seed=args.seed,
+        output=args.output,
+    )  # fmt: skip
+    if args.command == "run":
+        return 1 if pipeline.run(store, args.only, args.publish) else 0
+    names = [args.recipe] if args.command == "train" else args.recipes
+    chosen = [store.recipe(name) for name in names]
+    if args.command == "evaluate":
+        attacks = {name: attack_by_name(name, args.epsilon) for name in args.attacks.split(",")}
+        if args.images is not None and args.images < 1:
+            raise InputError(f"--images must be at least 1, not {args.images}.")
+    pipeline.check_output(store)
+    with tqdm(disable=None, bar_format="{desc}", leave=False) as bar:
+        store.on_progress = lambda what, share: bar.set_description_str(what)
+        for recipe in chosen:
+            model = store.model(recipe)
+            if args.command == "train":
+                tqdm.write(model.log.round(4).to_string(index=False))
+                tqdm.write(f"{model.defence}: {model.status}; {store.where(recipe, args.seed)}")
+            else:
+                right = store.correct(model, attacks, args.images)
+                cells = "  ".join(f"{a} {100 * r.mean():.1f}%" for a, r in right.items())
+                tqdm.write(f"{recipe.name}, seed {args.seed} ({model.status}): {cells}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

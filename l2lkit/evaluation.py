@@ -1,0 +1,190 @@
+"""The evaluation protocol: who still answers right, under which attack.
+
+Classifiers are measured in eval mode and float32, whatever mode they come in, and left as they
+were found. Every image has its own random numbers, drawn from (seed, index), so that no result
+depends on the batch size. Success is the papers': the attack's final perturbation decides.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2lkit.attacks import PGM, Attack, check_batch
+from l2lkit.errors import InputError
+
+BATCH = 250
+
+
+@contextmanager
+def evaluating(*modules: object) -> Iterator[None]:
+    """Every nn.Module among `modules` in eval mode; each submodule's own mode is put back."""
+    found = [m for module in modules if isinstance(module, nn.Module) for m in module.modules()]
+    modes = [m.training for m in found]
+    for module in modules:
+        if isinstance(module, nn.Module):
+            module.eval()
+    try:
+        yield
+    finally:
+        for m, mode in zip(found, modes, strict=True):
+            m.training = mode
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What an attack reached after some of its steps.
+
+    `steps`: the step numbers (S,), 0 for the clean image. `loss`: the classifier's cross-entropy
+    (S, N). `correct`: whether it still answers right (S, N). `delta`: mean |δ|/ε of each image
+    (S, N), zero where ε = 0.
+    """
+
+    steps: tuple[int, ...]
+    loss: Tensor
+    correct: Tensor
+    delta: Tensor
+
+
+def trajectory(
+    classifier: nn.Module,
+    attack: Attack | None,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    at: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+) -> Trajectory:
+    """Run `attack` once and measure the classifier at the steps `at` (all, if None).
+
+    images (N, C, H, W) in [0, 1] and labels (N,) on the classifier's device. Step 0 is the clean
+    image (all there is if `attack` is None); an attack without iterates counts as one step.
+
+    A learned attacker that scales gradients over the batch (`batch_dependent`) is run on batches
+    of 100 whatever `batch_size` says, because its perturbations depend on the batch.
+    """
+    epsilon = getattr(attack, "epsilon", 0.0)
+    parts: list[list[tuple[Tensor, Tensor, Tensor]]] = []
+    taken: list[int] = []
+    with evaluating(classifier, attack), torch.no_grad():
+        for x, y, rng in _batches(attack, images, labels, seed, batch_size):
+            rows, taken = [], []
+            for step, delta in _deltas(attack, classifier, x, y, rng):
+                if at is None or step in at:
+                    logits = classifier(x + delta)
+                    size = delta.abs().mean((1, 2, 3)) / max(epsilon, 1e-12)
+                    loss = F.cross_entropy(logits, y, reduction="none")
+                    rows.append((loss, logits.argmax(1) == y, size))
+                    taken.append(step)
+            parts.append(rows)
+    stacked = [
+        torch.stack([torch.cat([p[s][k] for p in parts]) for s in range(len(taken))])
+        for k in range(3)
+    ]
+    return Trajectory(tuple(taken), *stacked)
+
+
+def _batches(
+    attack: Attack | None, images: Tensor, labels: Tensor, seed: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, list[torch.Generator]]]:
+    check_batch(images, labels)
+    if not len(images):
+        raise InputError("There are no images to evaluate on.")
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise InputError(
+            "Images must lie in [0, 1]: divide by 255 and leave normalisation to the classifier."
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}.")
+    if getattr(attack, "batch_dependent", False):
+        batch_size = 100
+    for first in range(0, len(images), batch_size):
+        x, y = images[first : first + batch_size], labels[first : first + batch_size]
+        yield x, y, [torch.Generator().manual_seed((seed << 32) + first + i) for i in range(len(x))]
+
+
+def _deltas(
+    attack: Attack | None, model: nn.Module, x: Tensor, y: Tensor, rng: list[torch.Generator]
+) -> Iterator[tuple[int, Tensor]]:
+    yield 0, torch.zeros_like(x)
+    if hasattr(attack, "iterates"):
+        yield from enumerate(attack.iterates(model, x, y, rng), 1)
+    elif attack is not None:
+        yield 1, attack(model, x, y, rng)
+
+
+
+def correct(
+    classifier: nn.Module, attacks: Mapping[str, Attack | None], images: Tensor, labels: Tensor,
+    **options,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Whether the classifier is right on each image (N,) under each attack; None is no attack.
+
+    PGM attacks that differ in nothing but their number of steps are prefixes of one run and are
+    computed as one. `options` are those of `trajectory`.
+    """
+    results: dict[str, Tensor] = {}
+    for name, attack in attacks.items():
+        if name in results:
+            continue
+        if attack is None:
+            results[name] = trajectory(classifier, None, images, labels, **options).correct[0]
+        elif isinstance(attack, PGM):
+            family = {
+                n: a.steps
+                for n, a in attacks.items()
+                if isinstance(a, PGM) and replace(a, steps=1) == replace(attack, steps=1)
+            }
+            longest = replace(attack, steps=max(family.values()))
+            run = trajectory(
+                classifier, longest, images, labels, at=sorted(set(family.values())), **options
+            )
+            for n, steps in family.items():
+                results[n] = run.correct[run.steps.index(steps)]
+        else:
+            results[name] = trajectory(classifier, attack, images, labels, **options).correct[-1]
+    return {name: results[name] for name in attacks}
+
+
+def transfer(
+    surrogate: nn.Module,
+    attack: Attack,
+    targets: Mapping[str, nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH,
+) -> dict[str, Tensor]:
+    """Black box: attack the surrogate once, and show the result to every target (ICLR 2020,
+    Appendix A). Whether each target is right on each image (N,)."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in targets}
+    with evaluating(surrogate, attack, *targets.values()), torch.no_grad():
+        for x, y, rng in _batches(attack, images, labels, seed, batch_size):
+            adversarial = x + attack(surrogate, x, y, rng)
+            for name, target in targets.items():
+                parts[name].append(target(adversarial).argmax(1) == y)
+    return {name: torch.cat(part) for name, part in parts.items()}
+
+
+def evaluate(
+    classifiers: Mapping[str, nn.Module],
+    attacks: Mapping[str, Attack | None],
+    images: Tensor,
+    labels: Tensor,
+    **options,
+) -> pd.DataFrame:
+    """Accuracy of every classifier under every attack: one row each, with columns `defence`,
+    `attack`, `accuracy` (in [0, 1]), `images`."""
+    rows = [
+        {"defence": name, "attack": attack, "accuracy": right.float().mean().item(),
+         "images": len(right)}
+        for name, classifier in classifiers.items()
+        for attack, right in correct(classifier, attacks, images, labels, **options).items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,304 @@
+"""Every figure's look, and saving it with its caption and provenance.
+
+The plotting functions return a pyplot figure: a notebook shows it at the end of its cell. They
+number nothing and name no dataset; captions do that, in `save`.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from l2lkit import minimax
+from l2lkit.errors import InputError
+
+_PALETTE = [mpl.colors.to_hex(c) for c in sns.color_palette("colorblind")]
+_DEFENCES = (
+    "Plain Net", "FGSM Net", "PGM Net", "CW Net", "Naive L2L", "Grad L2L", "2-Step L2L",
+)  # fmt: skip
+DEFENCE_COLOURS = dict(zip(_DEFENCES, (_PALETTE[i] for i in (7, 4, 0, 9, 1, 2, 3)), strict=True))
+DEFENCE_MARKERS = dict(zip(_DEFENCES, "osD^vPX", strict=True))
+_FREE_COLOURS = ("#000000", _PALETTE[5], _PALETTE[6], _PALETTE[8])
+
+
+def use_style() -> None:
+    """Set the theme: white, labels of 10 pt and up, colour-blind-safe, matplotlib's own font."""
+    sns.set_theme(
+        style="whitegrid",
+        palette="colorblind",
+        rc={
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "font.sans-serif": ["DejaVu Sans"],
+            "axes.titlesize": 12,
+            "legend.title_fontsize": 11,
+        },
+    )
+
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Line colour, marker and dashes for each name: fixed for the known defences.
+
+    Other names get the colours and markers that the defences leave, in order of appearance.
+    """
+    unknown = [n for n in dict.fromkeys(names) if n not in DEFENCE_COLOURS]
+    colours = DEFENCE_COLOURS | {n: _FREE_COLOURS[i % 4] for i, n in enumerate(unknown)}
+    markers = DEFENCE_MARKERS | {n: "<>p*hd8"[i % 7] for i, n in enumerate(unknown)}
+    return {
+        n: {"color": colours[n], "marker": markers[n], "ls": "--" if n in unknown else "-"}
+        for n in dict.fromkeys(names)
+    }
+
+
+def save(
+    fig: Figure, directory: Path, name: str, caption: str, provenance: Mapping[str, Any]
+) -> Path:
+    """Write name.png (150 dpi), name.svg and name.json under directory; return the PNG's path.
+
+    The JSON is {"caption", "provenance"}; the image files carry both as their Description. Each
+    file appears whole or not at all, and the same figure gives the same bytes. Raises InputError
+    for a name that is no plain file name and for a directory that cannot be written.
+    """
+    if not name or Path(name).name != name:
+        raise InputError(f"A figure's name must be a plain file name, not {name!r}.")
+    about = {"caption": caption, "provenance": dict(provenance)}
+    text = json.dumps(about, indent=2, ensure_ascii=False, sort_keys=True, default=str)
+    description = {"Title": name, "Description": text}
+    png, svg = BytesIO(), BytesIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        fig.savefig(png, format="png", dpi=150, metadata=description)
+        fig.savefig(svg, format="svg", metadata=description | {"Date": None})
+    files = {"png": png.getvalue(), "svg": svg.getvalue(), "json": (text + "\n").encode()}
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        for ending, content in files.items():
+            _replace(Path(directory) / f"{name}.{ending}", content)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write figures to {directory} ({error.strerror}): name a writable directory."
+        ) from error
+    return Path(directory) / f"{name}.png"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def magnify(perturbation: ArrayLike | torch.Tensor, m: float) -> NDArray[np.float32]:
+    """A perturbation as a picture in [0, 1], same shape: clip(0.5 + m * perturbation, 0, 1).
+
+    Grey is zero; beyond +-0.5 / m the picture saturates. ICLR 2020 version, Figure 5 (m = 5, 30).
+    """
+    return np.clip(0.5 + m * _array(perturbation), 0, 1)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One attacked image: row names the attack, column the classifier (as in Figure 5).
+
+    image: the clean image, (C, H, W) in [0, 1] with C 1 or 3; perturbation: same shape, same
+    units; label and predicted: class names before and after; confidence: in [0, 1], of predicted.
+    """
+
+    row: str
+    column: str
+    image: ArrayLike | torch.Tensor
+    perturbation: ArrayLike | torch.Tensor
+    label: str
+    predicted: str
+    confidence: float
+
+
+def perturbation_grid(
+    panels: Sequence[Panel], magnifications: Sequence[float] = (1, 5, 30)
+) -> Figure:
+    """Figure 5 of the ICLR 2020 version: a row per attack, a block of columns per classifier.
+
+    Magnification 1 shows the adversarial image itself, the others `magnify` of the perturbation.
+    Under each first picture: the class predicted, its confidence, and whether it was fooled.
+    Raises InputError for no panels or images of another shape.
+    """
+    if not panels:
+        raise InputError("The perturbation grid is empty: give it at least one Panel.")
+    rows = list(dict.fromkeys(p.row for p in panels))
+    blocks = list(dict.fromkeys(p.column for p in panels))
+    n, m = len(rows), len(magnifications)
+    fig = plt.figure(figsize=((1.65 * m + 0.4) * len(blocks), 2.0 * n + 0.7))
+    grids = {}
+    for block, sub in zip(blocks, fig.subfigures(1, len(blocks), squeeze=False)[0], strict=True):
+        sub.suptitle(block, fontweight="bold")
+        grids[block] = sub.subplots(n, m, squeeze=False)
+        for ax in grids[block].flat:
+            ax.set(xticks=[], yticks=[], frame_on=False)
+        for ax, times in zip(grids[block][0], magnifications, strict=True):
+            ax.set_title("adversarial" if times == 1 else f"$\\delta$ × {times:g}", fontsize=11)
+        for ax, row in zip(grids[block][:, 0], rows, strict=True):
+            ax.set_ylabel(row)
+    for p in panels:
+        image, delta = _array(p.image), _array(p.perturbation)
+        if image.ndim != 3 or image.shape[0] not in (1, 3) or image.shape != delta.shape:
+            raise InputError(
+                "A panel needs image and perturbation of one shape (C, H, W) with C 1 or 3, not "
+                f"{image.shape} and {delta.shape}."
+            )
+        axes = grids[p.column][rows.index(p.row)]
+        for ax, times in zip(axes, magnifications, strict=True):
+            shown = np.clip(image + delta, 0, 1) if times == 1 else magnify(delta, times)
+            ax.imshow(shown.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
+        verdict = "correct" if p.predicted == p.label else f"fooled (is {p.label})"
+        axes[0].set_xlabel(f"{p.predicted} {p.confidence:.0%}\n{verdict}", fontsize=10)
+    return fig
+
+
+def accuracy_curves(
+    table: pd.DataFrame, x: str, y: str = "accuracy", hue: str = "defence", xlabel: str = ""
+) -> Figure:
+    """Accuracy against x, one line per hue: mean and +- one standard deviation over seeds.
+
+    table: one row per x, hue and seed; y is a share in [0, 1] (or a difference of shares), drawn
+    in percent. A single seed gives no band. As Figure 4 of the ICLR 2020 version.
+    Raises InputError for an empty table or a missing column.
+    """
+    _need(table, x, y, hue, "seed")
+    fig, ax = plt.subplots(figsize=(8, 4.2))
+    _lines(ax, table, x, y, hue)
+    ax.set(xlabel=xlabel or x, ylabel=y)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    _legend(fig, ax, table, hue)
+    return fig
+
+
+def loss_curves(table: pd.DataFrame) -> Figure:
+    """Loss against attack steps: one picture per defence, one line per attack, shared y axis.
+
+    table: columns step, loss, attack, defence and, where known, deviation: one standard deviation
+    over images, drawn as a band. Rows that share all three keys (seeds) are averaged. Raises
+    InputError for an empty table or a missing column.
+    """
+    _need(table, "step", "loss", "attack", "defence")
+    defences, look = list(dict.fromkeys(table["defence"])), styles(table["attack"])
+    fig, grid = plt.subplots(
+        1, len(defences), sharey=True, squeeze=False, figsize=(3.4 * len(defences) + 1.6, 3.6)
+    )
+    for ax, defence in zip(grid[0], defences, strict=True):
+        part = table[table["defence"] == defence]
+        for attack, rows in part.groupby("attack", sort=False):
+            line = rows.groupby("step").mean(numeric_only=True)
+            ax.plot(line.index, line["loss"], label=attack, markevery=0.1, **look[str(attack)])
+            if "deviation" in line:
+                low, high = line["loss"] - line["deviation"], line["loss"] + line["deviation"]
+                ax.fill_between(line.index, low, high, alpha=0.2, color=look[str(attack)]["color"])
+        ax.set(title=defence, xlabel="attack step")
+    grid[0][0].set_ylabel("loss")
+    handles = {a.get_label(): a for ax in grid[0] for a in ax.lines}
+    title = "mean ± one s.d.\nover images" if "deviation" in table else "mean"
+    fig.legend(handles.values(), handles.keys(), title=title, loc="outside right upper")
+    return fig
+
+
+def training_curves(log: pd.DataFrame) -> Figure:
+    """How training went: clean and adversarial accuracy, adversarial loss, mean |perturbation|.
+
+    log: columns defence, seed, epoch, clean_accuracy and adv_accuracy (in [0, 1]), adv_loss (nats)
+    and delta (mean |perturbation| / epsilon, in [0, 1]). Lines as in `accuracy_curves`.
+    """
+    names = {
+        "clean_accuracy": "clean accuracy",
+        "adv_accuracy": "accuracy under its own attack",
+        "adv_loss": "loss under its own attack",
+        "delta": "mean $|\\delta|\\,/\\,\\epsilon$",
+    }
+    _need(log, "defence", "seed", "epoch", *names)
+    fig, grid = plt.subplots(2, 2, sharex=True, figsize=(9.5, 5.6))
+    for ax, (column, name) in zip(grid.flat, names.items(), strict=True):
+        _lines(ax, log, "epoch", column, "defence")
+        ax.set(title=name, xlabel="epoch" if ax in grid[1] else "", ylabel="")
+        if "accuracy" in column:
+            ax.yaxis.set_major_formatter(PercentFormatter(1))
+    _legend(fig, grid[0][0], log, "defence")
+    return fig
+
+
+def cycle(paths: Mapping[str, NDArray[np.float64]], step: float, extent: float = 3.0) -> Figure:
+    """Paths of the two-number game, name -> (n, 2): in the plane, and their radius over turns.
+
+    Left: arrows are the update direction, the dashed circle is the start's, the view ends at
+    extent at the latest. Right: one turn is 2 pi / step steps; a logarithmic radius where it spans
+    more than a factor of 20. As Figure 8 of the ICLR 2020 version (Appendix D).
+    """
+    fig, (plane, over) = plt.subplots(1, 2, figsize=(10, 5))
+    r = {name: minimax.radius(path) for name, path in paths.items()}
+    top = max(v.max() for v in r.values())
+    view = min(1.15 * top, extent) or 1.0
+    plane.quiver(*minimax.field(0.9 * view, 11), color="0.75", zorder=0)
+    start = next(iter(paths.values()))[0]
+    plane.add_patch(mpl.patches.Circle((0, 0), np.hypot(*start), fill=False, ls="--", color="0.4"))
+    order = list(dict.fromkeys([*minimax.METHODS, "learned", *paths]))  # a colour for good
+    for name, path in paths.items():
+        every = max(len(path) // 4000, 1)
+        turns = np.arange(len(path)) * step / (2 * np.pi)
+        i = order.index(name)
+        drawn: dict[str, Any] = {"color": _PALETTE[i % 10], "ls": ("-", "--", "-.", ":")[i % 4]}
+        plane.plot(path[::every, 0], path[::every, 1], lw=1.4, **drawn)
+        over.plot(turns[::every], r[name][::every], label=name, **drawn)
+    plane.plot(*start, "k*", ms=11)
+    plane.plot(0, 0, "k+", ms=11)
+    plane.set(xlim=(-view, view), ylim=(-view, view), aspect="equal", xlabel="x", ylabel="y")
+    over.set(xlabel="turns", ylabel="distance from equilibrium")
+    if top > 20 * min(v.min() for v in r.values()):
+        over.set_yscale("log")
+        over.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        over.yaxis.set_major_formatter("{x:g}")
+        over.yaxis.set_minor_formatter("{x:g}")
+    else:
+        over.ticklabel_format(useOffset=False)
+    fig.legend(loc="outside lower center", title=f"step {step:g}", ncols=len(paths))
+    return fig
+
+
+def _array(value: ArrayLike | torch.Tensor) -> NDArray[np.float32]:
+    return torch.as_tensor(value).detach().cpu().float().numpy()
+
+
+def _need(table: pd.DataFrame, *columns: str) -> None:
+    missing = [c for c in columns if c not in table]
+    if missing or table.empty:
+        raise InputError(
+            f"The table needs rows and the columns {', '.join(columns)}"
+            + (f"; it lacks {', '.join(missing)}." if missing else "; it is empty.")
+        )
+
+
+def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str, hue: str) -> None:
+    for name, look in styles(table[hue]).items():
+        seeds = table[table[hue] == name].groupby(x)[y].agg(["mean", "std"])
+        ax.plot(seeds.index, seeds["mean"], label=name, **look)
+        low, high = seeds["mean"] - seeds["std"], seeds["mean"] + seeds["std"]
+        ax.fill_between(seeds.index, low, high, alpha=0.2, color=look["color"])
+
+
+def _legend(fig: Figure, ax: Axes, table: pd.DataFrame, hue: str) -> None:
+    counts = sorted(set(table.groupby(hue)["seed"].nunique()))
+    title = "1 seed" if counts == [1] else f"mean ± s.d.,\n{' or '.join(map(str, counts))} seeds"
+    fig.legend(*ax.get_legend_handles_labels(), title=title, loc="outside right upper")

@@ -1,0 +1,377 @@
+"""Where results live: runs, resuming, provenance.
+
+    runs/<profile>/models/<dataset>/<recipe>-<fingerprint>/seed-<n>/   checkpoint, log, record
+    runs/<profile>/measurements/<dataset>/…                            per-image outcomes
+    runs/<profile>/tables/<dataset>/, notebooks/<dataset>/, report/
+    figures/<profile>-<dataset>/                                       PNG, SVG and captions
+
+Everything is written to a temporary name and moved into place, so that a killed run leaves no
+half file; what exists and fits is never computed again. A fingerprint covers the recipe, the
+images and the recipe it starts from: change any and the model is another model.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from l2lkit import data as datasets
+from l2lkit import evaluation, figures, recipes, training
+from l2lkit.attacks import Attack
+from l2lkit.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pick_device(name: str) -> torch.device:
+    """`cpu`, `cuda`, `cuda:1`, … or `auto` (CUDA if there is one). InputError if it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"Unknown device '{name}': choose auto, cpu or cuda.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("No CUDA device here: use --device cpu, or --device auto to let it pick.")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"Device '{name}' is not supported: choose auto, cpu or cuda.")
+    return device
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+
+    Raises InputError if the directory cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}; free some space or name another "
+            "directory with --output. Finished work is kept."
+        ) from error
+
+
+def write_json(path: Path, content: object) -> None:
+    text = json.dumps(content, indent=1, default=_plain, allow_nan=True)
+    write_atomically(path, lambda p: p.write_text(text + "\n"))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (np.generic, torch.Tensor)):
+        return value.item()
+    return str(value)
+
+
+def save_checkpoint(directory: Path, name: str, content: object) -> None:
+    """Save as `<name>.<first 16 hex digits of the SHA-256>.pt` and drop older ones of the name."""
+    scratch = directory / f"{name}.new"
+    write_atomically(scratch, lambda p: torch.save(content, p))
+    final = directory / f"{name}.{_digest(scratch)}.pt"
+    scratch.replace(final)
+    for old in directory.glob(f"{name}.*.pt"):
+        if old != final:
+            old.unlink()
+
+
+def load_checkpoint(directory: Path, name: str) -> dict | None:
+    """The newest undamaged checkpoint of that name, or None.
+
+    A file whose bytes do not give the digest in its name, or that torch cannot read, is moved
+    aside to `damaged-…` with a warning that names it; it is never used.
+    """
+    found = sorted(directory.glob(f"{name}.*.pt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in found:
+        try:
+            if path.suffixes[-2].lstrip(".") != _digest(path):
+                raise ValueError("its content does not match the digest in its name")
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            aside = path.with_name(f"damaged-{path.name}")
+            path.replace(aside)
+            warnings.warn(
+                f"Checkpoint {path} is damaged ({error}); moved to {aside.name}. That model is "
+                "trained again.",
+                stacklevel=2,
+            )
+    return None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def fingerprint(*parts: object) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained defence: its recipe and seed, the classifier and the attack it was trained with
+    (both in eval mode), the log of its training, and `record`, its provenance."""
+
+    recipe: recipes.Recipe
+    seed: int
+    classifier: nn.Module
+    attack: Attack | None
+    log: pd.DataFrame
+    record: dict
+
+    @property
+    def defence(self) -> str:
+        return self.recipe.defence
+
+    @property
+    def status(self) -> str:
+        return self.record["status"]
+
+    @property
+    def id(self) -> str:
+        return self.record["id"]
+
+
+class Store:
+    """The models and measurements of one profile on one dataset, computed when first asked for.
+
+    `profile`: smoke, quick or paper. `dataset`, `data`: as `l2lkit.data.load` takes them.
+    `device`: auto, cpu or cuda. `seed`: the first of the profile's seeds. `output`: the directory
+    that gets runs/ and figures/ (default: the project's). Raises InputError for an unknown name
+    at once; the data are read when first needed.
+    """
+
+    def __init__(
+        self,
+        profile: str = "quick",
+        dataset: str = "digits",
+        data: str | Path | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        output: str | Path | None = None,
+        on_progress: Callable[[str, float], None] | None = None,
+    ):
+        self.profile = recipes.profile(profile)
+        self.dataset, self._data, self.seed = dataset, data, seed
+        self.device = pick_device(device)
+        self.on_progress = on_progress or (lambda what, share: None)
+        self.output = Path(output) if output else ROOT
+        self.runs = self.output / "runs" / profile
+        self.figures = self.output / "figures" / f"{profile}-{dataset}"
+        self._models: dict[str, Model] = {}
+        if seed < 0:
+            raise InputError(f"--seed must be 0 or more, not {seed}.")
+
+    @cached_property
+    def data(self) -> datasets.Dataset:
+        """The dataset at the profile's size, on the device."""
+        whole = datasets.load(self.dataset, self._data, download=self.profile.name == "paper")
+        p = self.profile
+        return whole.subset(p.train_images, p.test_images).to(self.device)
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(range(self.seed, self.seed + self.profile.seeds))
+
+    def recipe(self, name: str) -> recipes.Recipe:
+        """The recipe at this profile's scale: a short name like `grad` means `iclr2020/grad`."""
+        full = recipes.recipe(name if "/" in name else f"iclr2020/{name}")
+        return recipes.at_scale(full, self.profile)
+
+    def _key(self, recipe: recipes.Recipe) -> str:
+        parents = []
+        if recipe.warm_start:
+            parents.append(self._key(self.recipe(recipe.warm_start)))
+        return fingerprint(recipe.as_dict(), self.data.fingerprint, parents)
+
+    def where(self, recipe: recipes.Recipe, seed: int) -> Path:
+        name = f"{recipe.name.replace('/', '-')}-{self._key(recipe)}"
+        return self.runs / "models" / self.dataset / name / f"seed-{seed}"
+
+    def finished(self, name: str | recipes.Recipe, seed: int) -> bool:
+        recipe = self.recipe(name) if isinstance(name, str) else name
+        return (self.where(recipe, seed) / "record.json").exists()
+
+    def model(self, name: str | recipes.Recipe, seed: int | None = None) -> Model:
+        """The trained model of a recipe and seed; trained now, or further, if it is not finished.
+
+        A recipe object may be passed in place of a name, to train a setting of one's own.
+        """
+        recipe = self.recipe(name) if isinstance(name, str) else name
+        seed = self.seed if seed is None else seed
+        directory = self.where(recipe, seed)
+        if str(directory) not in self._models:
+            self._models[str(directory)] = self._load_or_train(recipe, seed, directory)
+        return self._models[str(directory)]
+
+    def models(self, names: Sequence[str] = recipes.DEFENCES) -> list[Model]:
+        """Every named recipe with every seed of the profile."""
+        return [self.model(name, seed) for name in names for seed in self.seeds]
+
+    def _load_or_train(self, recipe: recipes.Recipe, seed: int, directory: Path) -> Model:
+        record_path = directory / "record.json"
+        resume = load_checkpoint(directory, "checkpoint") if directory.exists() else None
+        if resume is None and record_path.exists():
+            record_path.unlink()  # the checkpoint was damaged: this model is trained again
+        start_from = None
+        if recipe.warm_start and resume is None:
+            start_from = self.model(recipe.warm_start, seed).classifier.state_dict()
+
+        def on_epoch(state: dict) -> None:
+            save_checkpoint(directory, "checkpoint", state)
+            self.on_progress(
+                f"{recipe.defence}, seed {seed}, epoch {state['epoch']}/{recipe.epochs}",
+                1 / recipe.epochs,
+            )
+
+        players, log, status = training.train(
+            recipe, self.data, seed=seed, start_from=start_from, resume=resume, on_epoch=on_epoch
+        )
+        if not record_path.exists():
+            log_path = directory / "log.csv"
+            write_atomically(log_path, lambda p: log.to_csv(p, index=False))
+            write_json(
+                record_path,
+                {
+                    "id": f"{directory.parent.name}-seed-{seed}",
+                    "status": status,
+                    "recipe": recipe.as_dict(),
+                    "seed": seed,
+                    "wall_seconds": float(log["seconds"].sum()),
+                    "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    **self.provenance(),
+                },
+            )
+        record = json.loads(record_path.read_text())
+        return Model(recipe, seed, players.classifier, players.attack, log, record)
+
+    def provenance(self) -> dict:
+        """Dataset and its variant, profile, seeds, device, library versions and commit."""
+        return {"dataset": self.data.title, "data_fingerprint": self.data.fingerprint,
+                **self.machine()}  # fmt: skip
+
+    def parameters(self) -> dict[str, Any]:
+        """What a notebook's parameter cell needs to open this store again."""
+        return {
+            "profile": self.profile.name, "dataset": self.dataset,
+            "data": os.fspath(Path(self._data).resolve()) if self._data else None,
+            "device": str(self.device), "seed": self.seed,
+            "output": os.fspath(self.output.resolve()),
+        }  # fmt: skip
+
+    def machine(self) -> dict:
+        """Profile, device, library versions and commit: what a result needs beside its data."""
+        packages = ("torch", "torchvision", "numpy", "pandas")
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name(self.device)
+        return {
+            "profile": self.profile.name,
+            "seeds": self.seeds,
+            "device": f"{device}, {torch.get_num_threads()} threads",
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in packages},
+            "commit": commit(),
+        }
+
+    # Measurements ------------------------------------------------------------------------------
+
+    def images(self, count: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first `count` test images as floats in [0, 1], and their labels."""
+        return self.data.test_images[:count].float() / 255, self.data.test_labels[:count]
+
+    def measured(self, what: str, settings: object, compute: Callable[[], Any]) -> Any:
+        """What `compute` returned (plain JSON data) when first asked for these settings; kept
+        with its provenance under measurements/."""
+        key = fingerprint(what, settings, self.data.fingerprint)
+        path = self.runs / "measurements" / self.dataset / f"{what}-{key}.json"
+        if path.exists():
+            try:
+                return json.loads(path.read_text())["result"]
+            except (ValueError, KeyError):
+                warnings.warn(f"{path} is damaged and is measured again.", stacklevel=2)
+        started = time.perf_counter()
+        result = compute()
+        content = {"what": what, "settings": settings, **self.provenance()}
+        content |= {"wall_seconds": time.perf_counter() - started, "result": result}
+        write_json(path, content)
+        return json.loads(path.read_text())["result"]
+
+    def correct(
+        self, model: Model, attacks: Mapping[str, Attack | None], count: int | None
+    ) -> dict[str, np.ndarray]:
+        """Whether `model` is right on each of the first `count` test images, attack by attack."""
+
+        def compute() -> dict[str, list[int]]:
+            x, y = self.images(count)
+            found = evaluation.correct(model.classifier, attacks, x, y, seed=model.seed)
+            return {name: right.int().tolist() for name, right in found.items()}
+
+        settings = [model.id, count, {name: self.describe(a) for name, a in attacks.items()}]
+        result = self.measured("correct", settings, compute)
+        return {name: np.array(right, dtype=bool) for name, right in result.items()}
+
+    def describe(self, attack: Attack | None) -> str:
+        """Words that name the attack and all its settings. A learned attacker is named by its
+        model; InputError if it belongs to none of this store's."""
+        for model in self._models.values():
+            if attack is model.attack and isinstance(attack, nn.Module):
+                return f"the attacker of {model.id}"
+        if isinstance(attack, nn.Module):
+            raise InputError("A learned attacker must be the attack of one of the store's models.")
+        return repr(attack)
+
+    # Tables and figures ------------------------------------------------------------------------
+
+    def save_table(self, frame: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
+        """Write `frame` as CSV and as JSON with caption and provenance; returns it for display."""
+        directory = self.runs / "tables" / self.dataset
+        write_atomically(directory / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
+        rows = json.loads(frame.to_json(orient="records"))
+        write_json(
+            directory / f"{name}.json",
+            {"caption": caption, "rows": rows, "provenance": self.provenance()},
+        )
+        return frame
+
+    def save_figure(self, figure: matplotlib.figure.Figure, name: str, caption: str) -> Path:
+        """Write PNG, SVG and a caption file under figures/<profile>-<dataset>/."""
+        return figures.save(figure, self.figures, name, caption, self.machine())
+
+    def caption(self, seeds: int | None = None, images: int | None = None) -> str:
+        """The part every caption ends with: data, profile and seeds."""
+        n = self.profile.seeds if seeds is None else seeds
+        tested = f", {images} test images" if images else ""
+        return (
+            f"{self.data.title}, profile {self.profile.name}, "
+            f"{n} seed{'s' if n != 1 else ''}{tested}."
+        )
+
+
+def commit() -> str:
+    """The git commit of the code, with "+" if tracked files differ from it; "unknown" outside."""
+    try:
+        options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], **options)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

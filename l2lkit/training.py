@@ -1,0 +1,236 @@
+"""One training loop for every defence: the classifier steps down, a learned attacker steps up.
+
+    min over θ  max over φ  of  mean ℓ(f(x + g(x, ∇ₓℓ; φ); θ), y)        (ICLR 2020, equation 3)
+
+The inner solver is exchangeable: nothing (Plain Net), a fixed attack (FGSM, PGM and CW Net) or a
+learned one (Naive, Grad, 2-Step L2L). `play` is the whole game; everything else here keeps books.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2lkit.attacks import PGM
+from l2lkit.classifiers import make_classifier
+from l2lkit.data import Dataset, batches
+from l2lkit.errors import InputError
+from l2lkit.evaluation import trajectory
+from l2lkit.recipes import Learned, Recipe
+
+PROBE_CLEAN, PROBE_ATTACKED = 1000, 128  # test images watched after each epoch
+
+
+@dataclass
+class Players:
+    """The classifier f(·; θ), the attack on it, and an optimiser for each that has parameters."""
+
+    recipe: Recipe
+    classifier: nn.Module
+    attack: Callable | None
+    optimisers: dict[str, torch.optim.Optimizer]
+
+    @classmethod
+    def build(cls, recipe: Recipe, data: Dataset, device: torch.device) -> "Players":
+        """New players for the data's classes, channels and size; torch's seed decides weights."""
+        size = data.train_images.shape[-1]
+        classifier = make_classifier(recipe.classifier, data.num_classes, data.channels, size)
+        classifier.to(device, memory_format=torch.channels_last)
+        optimisers = {"classifier": recipe.optimiser.build(classifier.parameters(), ascend=False)}
+        if not isinstance(recipe.attack, Learned):
+            return cls(recipe, classifier, recipe.attack, optimisers)
+        attacker = recipe.attack.build(data.channels)
+        attacker.to(device, memory_format=torch.channels_last)
+        optimisers["attacker"] = recipe.attack.optimiser.build(attacker.parameters(), ascend=True)
+        return cls(recipe, classifier, attacker, optimisers)
+
+    def state(self) -> dict:
+        """All tensors of the game, for a checkpoint."""
+        return {name: part.state_dict() for name, part in self._parts()}
+
+    def load(self, state: dict) -> None:
+        for name, part in self._parts():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> list[tuple[str, nn.Module | torch.optim.Optimizer]]:
+        parts: list[tuple[str, nn.Module | torch.optim.Optimizer]] = [("f", self.classifier)]
+        if isinstance(self.attack, nn.Module):
+            parts.append(("g", self.attack))
+        return parts + [(f"optimiser {name}", o) for name, o in self.optimisers.items()]
+
+
+def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the game on a batch: the adversarial loss (), logits (N, classes) and δ.
+
+    Fixed attacks, and the gradient query of learned ones, see the classifier in eval mode, so
+    that only the images it trains on move its batch statistics; the alternating update follows
+    the authors' modes instead.
+    """
+    recipe, f, attack = players.recipe, players.classifier, players.attack
+    if recipe.update == "alternating" and isinstance(attack, nn.Module):
+        return _play_alternating(players, x, y)
+    with _autocast(recipe, x.device):
+        delta = torch.zeros_like(x)
+        if attack is not None:
+            f.eval()
+            delta = attack(f, x, y)
+            f.train()
+        logits = f(x + delta)
+        loss = F.cross_entropy(logits, y)
+        total = loss
+        if recipe.clean_weight:
+            total = total + recipe.clean_weight * F.cross_entropy(f(x), y)
+    for optimiser in players.optimisers.values():
+        optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    for optimiser in players.optimisers.values():
+        optimiser.step()
+    return loss.detach(), logits.detach(), delta.detach()
+
+
+def _play_alternating(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    recipe, f, g = players.recipe, players.classifier, players.attack
+    assert isinstance(g, nn.Module)
+    with _autocast(recipe, x.device):
+        f.train(), g.eval()
+        with torch.no_grad():
+            delta = g(f, x, y)
+        logits = f(x + delta)
+        loss = F.cross_entropy(logits, y)
+        total = loss
+        if recipe.clean_weight:
+            total = total + recipe.clean_weight * F.cross_entropy(f(x), y)
+    players.optimisers["classifier"].zero_grad(set_to_none=True)
+    total.backward()
+    players.optimisers["classifier"].step()
+    with _autocast(recipe, x.device):
+        f.eval(), g.train()
+        ascent = F.cross_entropy(f(x + g(f, x, y)), y)
+    players.optimisers["attacker"].zero_grad(set_to_none=True)
+    ascent.backward()
+    players.optimisers["attacker"].step()
+    return loss.detach(), logits.detach(), delta
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+def train(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    seed: int,
+    start_from: dict | None = None,
+    resume: dict | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> tuple[Players, pd.DataFrame, str]:
+    """Play `recipe` on `data` (on the data's device) and return players, log and status.
+
+    `start_from` is a classifier state to warm-start from; `resume` what `on_epoch` was last
+    given, {"epoch", "log", "players"}: the run goes on after that epoch and ends exactly as if it
+    had never stopped, since every epoch draws its random numbers from (seed, epoch).
+
+    The log has one row an epoch. On the batches as trained: `train_loss`, `train_accuracy`,
+    `delta` (mean |δ|/ε; 0 for Plain Net). On the first test images, in eval mode: `clean_loss`,
+    `clean_accuracy`, and under PGM-10 at the recipe's ε (0.031 for Plain Net) `adv_loss`,
+    `adv_accuracy`. Then `lr`, `attacker_lr`, `seconds`.
+
+    The status is "ok", "collapsed" (the classifier ends no better than guessing) or "diverged"
+    (a loss was not finite; training stops at that epoch's end).
+
+    Raises InputError if the recipe wants a warm start and gets none.
+    """
+    if recipe.warm_start and start_from is None and resume is None:
+        raise InputError(
+            f"Recipe {recipe.name} starts from {recipe.warm_start}: pass its classifier's state "
+            "as start_from."
+        )
+    device = data.train_images.device
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        players = Players.build(recipe, data, device)
+        log: list[dict] = []
+        if start_from is not None:
+            players.classifier.load_state_dict(start_from)
+        if resume is not None:
+            players.load(resume["players"])
+            log = list(resume["log"])
+        status = _status(log, data.num_classes)
+        for epoch in range(len(log), recipe.epochs):
+            if status == "diverged":
+                break
+            log.append(_epoch(players, data, seed, epoch))
+            status = _status(log, data.num_classes)
+            if on_epoch:
+                on_epoch({"epoch": epoch + 1, "log": log, "players": players.state()})
+    players.classifier.eval()
+    if isinstance(players.attack, nn.Module):
+        players.attack.eval()
+    return players, pd.DataFrame(log), status
+
+
+def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
+    recipe, started = players.recipe, time.perf_counter()
+    draw = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    torch.manual_seed(seed * 100_003 + epoch + 50_000)
+    rates = {"classifier": recipe.optimiser.lr_at(epoch, recipe.epochs)}
+    if isinstance(recipe.attack, Learned):
+        rates["attacker"] = recipe.attack.optimiser.lr_at(epoch, recipe.epochs)
+    for name, rate in rates.items():
+        for group in players.optimisers[name].param_groups:
+            group["lr"] = rate
+    players.classifier.train()
+    if isinstance(players.attack, nn.Module):
+        players.attack.train()
+    sums = torch.zeros(4, device=data.train_images.device, dtype=torch.float64)
+    for x, y in batches(
+        data.train_images, data.train_labels, recipe.batch_size, draw, data.augment
+    ):
+        x = x.contiguous(memory_format=torch.channels_last)
+        loss, logits, delta = play(players, x, y)
+        right = (logits.argmax(1) == y).sum()
+        size = delta.abs().mean()
+        sums += torch.stack([loss * len(x), right, size * len(x), sums.new_tensor(len(x))])
+    total_loss, right_count, total_delta, seen = sums.tolist()
+    epsilon = getattr(recipe.attack, "epsilon", None)
+    return {
+        "epoch": epoch + 1,
+        "train_loss": total_loss / seen,
+        "train_accuracy": right_count / seen,
+        "delta": total_delta / seen / epsilon if epsilon else 0.0,
+        **probe(players.classifier, data, epsilon or 0.031),
+        "lr": rates["classifier"],
+        "attacker_lr": rates.get("attacker", 0.0),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def probe(classifier: nn.Module, data: Dataset, epsilon: float) -> dict[str, float]:
+    """Loss and accuracy on the first test images, clean and under PGM-10: a watch, no result."""
+    images = data.test_images[:PROBE_CLEAN].float() / 255
+    labels = data.test_labels[:PROBE_CLEAN]
+    pgm = PGM(epsilon=epsilon, steps=10, step_size=max(epsilon, 1e-9) / 4)
+    clean = trajectory(classifier, None, images, labels)
+    few = slice(PROBE_ATTACKED)
+    attacked = trajectory(classifier, pgm, images[few], labels[few], at=[10])
+    return {
+        "clean_loss": clean.loss.mean().item(),
+        "clean_accuracy": clean.correct.float().mean().item(),
+        "adv_loss": attacked.loss.mean().item(),
+        "adv_accuracy": attacked.correct.float().mean().item(),
+    }
+
+
+def _status(log: list[dict], classes: int) -> str:
+    if not log:
+        return "ok"
+    last = pd.Series(log[-1])[["train_loss", "clean_loss"]]
+    if not last.map(lambda v: v == v and abs(v) < float("inf")).all():
+        return "diverged"
+    return "collapsed" if log[-1]["clean_accuracy"] < 1.5 / classes else "ok"

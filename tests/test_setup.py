@@ -1,0 +1,192 @@
+"""The pins agree with each other, and run_all.sh keeps its promises without installing."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "run_all.sh"
+LOCK = (ROOT / "requirements.lock").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OPTION = re.compile(r"^ +(?:-\w, )?(--[a-z][a-z-]*)", re.MULTILINE)
+
+
+def lock_entries(text):
+    """(requirement, its number of hashes, the names that ask for it) of each pin."""
+    entries = []
+    for block in re.split(r"\n(?=[a-z0-9])", text):
+        if block.startswith("#"):
+            continue
+        first, *rest = block.splitlines()
+        askers = re.findall(r"^    # +(?:via +)?([a-z0-9][\w.-]*)", block, re.MULTILINE)
+        hashes = sum("--hash=sha256:" in line for line in rest)
+        entries.append((Requirement(first.rstrip(" \\")), hashes, set(askers) - {"via"}))
+    return entries
+
+
+def environments():
+    for minor in (10, 11, 12, 13):
+        for platform, system in (("linux", "Linux"), ("darwin", "Darwin")):
+            yield {
+                "python_version": f"3.{minor}",
+                "python_full_version": f"3.{minor}.9",
+                "sys_platform": platform,
+                "platform_system": system,
+                "platform_machine": "x86_64" if platform == "linux" else "arm64",
+                "os_name": "posix",
+                "implementation_name": "cpython",
+                "platform_python_implementation": "CPython",
+            }
+
+
+def applies(requirement, environment):
+    return requirement.marker is None or requirement.marker.evaluate(environment)
+
+
+def script(*arguments, path=SCRIPT, **options):
+    command = ["bash", str(path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def sourced(code):
+    done = subprocess.run(
+        ["bash", "-c", f". ./run_all.sh; {code}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_lock_pins_every_declared_dependency():
+    pins = [requirement for requirement, _, _ in lock_entries(LOCK)]
+    declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    for environment in environments():
+        for wanted in map(Requirement, declared):
+            if not applies(wanted, environment):
+                continue
+            name = canonicalize_name(wanted.name)
+            found = [pin for pin in pins if pin.name == name and applies(pin, environment)]
+            assert len(found) == 1, f"{name}: {len(found)} pins for {environment}"
+            (version,) = found[0].specifier
+            assert version.operator == "=="
+            assert version.version in wanted.specifier, f"{found[0]} is not {wanted}"
+
+
+def test_lock_has_hashes_and_no_addresses():
+    for requirement, hashes, _ in lock_entries(LOCK):
+        assert hashes, f"{requirement} has no hash"
+    assert not re.search("://|index-url|find-links", LOCK)
+
+
+def test_environment_yml_repeats_the_lock():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    python, pip, section = dependencies
+    assert python.split("=")[1] in ("3.10", "3.11", "3.12", "3.13") and pip == "pip"
+    package, *pins = section["pip"]
+    assert package == "-e ."
+    locked = [str(requirement) for requirement, _, _ in lock_entries(LOCK)]
+    hint = "renew environment.yml with the command at its top"
+    assert [str(Requirement(pin)) for pin in pins] == locked, hint
+
+
+def test_cpu_set_up_leaves_out_cuda_and_nothing_else():
+    everything = {requirement.name for requirement, _, _ in lock_entries(LOCK)}
+    kept_text = sourced('locked 0 "$torch_and_cuda"')
+    kept_entries = lock_entries(kept_text)
+    assert all(hashes for _, hashes, _ in kept_entries)
+    kept = {requirement.name for requirement, _, _ in kept_entries}
+    dropped = everything - kept
+    assert {"torch", "torchvision", "triton"} <= dropped
+
+    askers = {name: set() for name in everything}
+    for requirement, _, names in lock_entries(LOCK):
+        askers[requirement.name] |= names
+    for name in dropped - {"torch", "torchvision"}:
+        assert askers[name] <= dropped, f"{name} is dropped but {askers[name]} need it"
+    # What only PyTorch asks for must be known to be needed without CUDA too.
+    only_torch = {name for name in kept if askers[name] <= dropped}
+    assert only_torch <= {"filelock", "fsspec", "networkx", "sympy"}
+
+
+def test_cpu_set_up_takes_the_pinned_torch():
+    pins = lock_entries(sourced('locked 1 "$torch_pins"'))
+    assert {requirement.name for requirement, _, _ in pins} == {"torch", "torchvision"}
+
+
+def test_script_syntax():
+    for path in (SCRIPT, ROOT / ".ci" / "run"):
+        subprocess.run(["bash", "-n", str(path)], check=True)
+        assert path.stat().st_mode & 0o100, f"chmod +x {path.name}"
+
+
+def test_help_names_every_option(tmp_path):
+    shutil.copy(SCRIPT, tmp_path)
+    done = script("--help", path=tmp_path / SCRIPT.name)
+    assert done.returncode == 0 and not done.stderr
+    assert not (tmp_path / ".venv").exists()
+    command = [sys.executable, "-m", "l2lkit", "run", "--help"]
+    job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    own = {"--setup", "--test"}
+    assert set(OPTION.findall(done.stdout)) == set(OPTION.findall(job.stdout)) | own
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nonsense"],
+        ["--nonsense=1"],
+        ["01"],
+        ["--seed"],
+        ["--profile", "fast"],
+        ["--device=tpu"],
+        ["--test", "--seed", "1"],
+        ["--setup", "--test"],
+    ],
+)
+def test_misuse_stops_before_any_install(tmp_path, arguments):
+    shutil.copy(SCRIPT, tmp_path)
+    done = script(*arguments, path=tmp_path / SCRIPT.name)
+    assert done.returncode == 2
+    assert done.stderr.startswith("run_all.sh: ") and done.stderr.count("\n") == 1
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_unsuitable_python_is_named(tmp_path):
+    shutil.copy(SCRIPT, tmp_path)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": "no-such-python"}
+    done = script("--setup", path=tmp_path / SCRIPT.name, env=environment)
+    assert done.returncode == 1
+    assert "PYTHON=no-such-python" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_options_reach_the_job(tmp_path):
+    """A .venv that looks finished, with a Python that only prints what it is asked."""
+    home, elsewhere = tmp_path / "home", tmp_path / "else where"
+    (home / ".venv" / "bin").mkdir(parents=True)
+    elsewhere.mkdir()
+    shutil.copy(SCRIPT, home)
+    python = home / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nif [ "$1" = - ]; then echo key; else printf "%s\\n" "$@"; fi\n')
+    python.chmod(0o755)
+    (home / ".venv" / ".l2lkit-key").touch()
+
+    job = ["-m", "l2lkit", "run"]
+    assert script(path=home / SCRIPT.name).stdout.split("\n")[:-1] == job
+    given = ["--profile=smoke", "--only", "01,05", "--data", "my data.zip", "--publish"]
+    given += ["--output", "/some/where", "--seed", "3"]
+    done = script(*given, path=home / SCRIPT.name, cwd=elsewhere)
+    expected = ["--profile", "smoke", "--only", "01,05", "--data", f"{elsewhere}/my data.zip"]
+    expected += ["--publish", "--output", "/some/where", "--seed", "3"]
+    assert done.stdout.split("\n")[:-1] == job + expected
