@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
                         help="where runs/ and figures/ go (default: the project)")  # fmt: skip
 
     run = commands.add_parser("run", parents=[shared], help="the main job: models, measurements, "
-                              "notebooks, report; goes on where an earlier run stopped")  # fmt: skip
+                              "notebooks, report; resumes what was interrupted")  # fmt: skip
     run.add_argument("--only", metavar="NN,NN", help="only these notebooks, as 01,05")
     run.add_argument("--publish", action="store_true",
                      help="put the executed notebooks in place of those of notebooks/")  # fmt: skip

@@ -257,7 +257,7 @@ class CWTanh:
         check_batch(images, labels)
         found = torch.zeros_like(images)
         left = torch.arange(len(images), device=images.device)
-        c = torch.full((len(images),), self.c_min, device=images.device)
+        c = images.new_full((len(images),), self.c_min)
         tau = torch.ones_like(c)
         start = images.clone()
         with torch.no_grad():
@@ -280,7 +280,9 @@ class CWTanh:
     def _attempt(
         self, classifier: nn.Module, x: Tensor, y: Tensor, start: Tensor, c: Tensor, tau: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One inner minimisation: the images reached (N, C, H, W) and whether each one fools."""
+        """One inner minimisation: the images reached (N, C, H, W), and for each whether it fools
+        within τ. Anything less is no success: τ would shrink for ever around an image that only
+        fools outside the ball."""
         w = torch.atanh((start * 2 - 1) * 0.999999)
         m, v = torch.zeros_like(w), torch.zeros_like(w)
         best, success = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -293,14 +295,10 @@ class CWTanh:
                 excess = ((adversarial - x[going]).abs() - tau[going, None, None, None]).clamp(0)
                 total = excess.sum((1, 2, 3))
                 gradient = torch.autograd.grad((c[going] * gap.clamp(0) + total).sum(), w_)[0]
-            fooled = gap.detach() < 0
-            best[going] = torch.where(
-                fooled[:, None, None, None], adversarial.detach(), best[going]
-            )
-            success[going] |= fooled
-            # An image is finished once it fools within τ; the loop is over when all are.
-            active = ~(fooled & (total.detach() <= 0))
-            going, gradient = going[active], gradient[active]
+            hit = (gap.detach() < 0) & (total.detach() <= 0)
+            best[going[hit]] = adversarial.detach()[hit]
+            success[going[hit]] = True
+            going, gradient = going[~hit], gradient[~hit]
             if not len(going):
                 break
             m[going] = 0.9 * m[going] + 0.1 * gradient
@@ -353,13 +351,13 @@ def attack_by_name(name: str, epsilon: float = 0.031) -> Attack | None:
         return None
     if name == "fgsm":
         return FGSM(epsilon=epsilon)
-    if kind == "pgm" and number.isdigit():
+    if kind == "pgm" and number.isdecimal():
         return PGM(epsilon=epsilon, steps=int(number))
     if name == "cw":
         return CW(epsilon=epsilon)
     if name == "cw-tanh":
         return CWTanh(epsilon=epsilon)
-    if kind == "random" and number.isdigit():
+    if kind == "random" and number.isdecimal():
         return RandomSearch(epsilon=epsilon, draws=int(number))
     raise InputError(
         f"Unknown attack '{name}': choose clean, fgsm, pgm-T (as pgm-20), cw, cw-tanh or random-N."

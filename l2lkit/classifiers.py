@@ -23,6 +23,9 @@ def conv3x3(cin: int, cout: int, stride: int = 1) -> nn.Conv2d:
 class Normalise(nn.Module):
     """Subtract a mean and divide by a deviation, channel by channel."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))

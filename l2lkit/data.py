@@ -250,8 +250,8 @@ def _explain(name: str, root: Path, error: Exception, download: bool) -> InputEr
     if not all((root / file).is_file() for file in files):
         cause = f" and the download failed ({' '.join(str(error).split())})" if download else ""
         return InputError(
-            f"{title} is not in {root}{cause}: put the official files there ({source}; --download "
-            "fetches them), name another folder or a .zip of images with --data, or choose "
+            f"{title} is not in {root}{cause}: put the official files there ({source}), "
+            "name another folder or a .zip of images with --data, or choose "
             "--dataset digits, which needs no files."
         )
     for file, md5 in files.items():

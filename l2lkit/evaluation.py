@@ -105,15 +105,18 @@ def _batches(
         batch_size = 100
     for first in range(0, len(images), batch_size):
         x, y = images[first : first + batch_size], labels[first : first + batch_size]
-        yield x, y, [torch.Generator().manual_seed((seed << 32) + first + i) for i in range(len(x))]
+        # A generator uses the low 32 bits of its seed only.
+        own = [seed * 1_000_003 + first + i for i in range(len(x))]
+        yield x, y, [torch.Generator().manual_seed(s) for s in own]
 
 
 def _deltas(
     attack: Attack | None, model: nn.Module, x: Tensor, y: Tensor, rng: list[torch.Generator]
 ) -> Iterator[tuple[int, Tensor]]:
     yield 0, torch.zeros_like(x)
-    if hasattr(attack, "iterates"):
-        yield from enumerate(attack.iterates(model, x, y, rng), 1)
+    iterates = getattr(attack, "iterates", None)
+    if iterates is not None:
+        yield from enumerate(iterates(model, x, y, rng), 1)
     elif attack is not None:
         yield 1, attack(model, x, y, rng)
 
@@ -151,25 +154,36 @@ def correct(
     return {name: results[name] for name in attacks}
 
 
+def perturb(
+    classifier: nn.Module,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH,
+) -> Tensor:
+    """The attack's perturbations (N, C, H, W) of all images, made as in `trajectory`."""
+    with evaluating(classifier, attack), torch.no_grad():
+        parts = _batches(attack, images, labels, seed, batch_size)
+        return torch.cat([attack(classifier, x, y, rng) for x, y, rng in parts])
+
+
 def transfer(
     surrogate: nn.Module,
     attack: Attack,
     targets: Mapping[str, nn.Module],
     images: Tensor,
     labels: Tensor,
-    *,
-    seed: int = 0,
-    batch_size: int = BATCH,
+    **options,
 ) -> dict[str, Tensor]:
     """Black box: attack the surrogate once, and show the result to every target (ICLR 2020,
-    Appendix A). Whether each target is right on each image (N,)."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in targets}
-    with evaluating(surrogate, attack, *targets.values()), torch.no_grad():
-        for x, y, rng in _batches(attack, images, labels, seed, batch_size):
-            adversarial = x + attack(surrogate, x, y, rng)
-            for name, target in targets.items():
-                parts[name].append(target(adversarial).argmax(1) == y)
-    return {name: torch.cat(part) for name, part in parts.items()}
+    Appendix A). Whether each target is right on each image (N,). `options` as of `perturb`."""
+    adversarial = images + perturb(surrogate, attack, images, labels, **options)
+    return {
+        name: trajectory(target, None, adversarial.clamp(0, 1), labels, **options).correct[0]
+        for name, target in targets.items()
+    }
 
 
 def evaluate(

@@ -6,14 +6,17 @@ leaves it out of the means and says so. The runner calls the same functions befo
 notebooks, which then find everything measured.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import pandas as pd
+import torch
 
 from l2lkit.attacks import CW, FGSM, PGM, Attack, RandomSearch
-from l2lkit.evaluation import trajectory, transfer
+from l2lkit.evaluation import perturb, trajectory, transfer
+from l2lkit.figures import Panel
 from l2lkit.recipes import DEFENCES
 from l2lkit.store import Model, Store
 
@@ -77,6 +80,12 @@ def against_epsilon(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def measure(store: Store, name: str) -> None:
+    """All that the tables and sweeps want to know of one defence, so that it is on disk."""
+    white_box(store, [name])
+    against_epsilon(store, [name])
+
+
 def black_box(store: Store, surrogates: Sequence[str] = ("plain", "fgsm", "pgm")) -> pd.DataFrame:
     """Transfer (ICLR 2020, Appendix A): FGSM and PGM-10 on a surrogate of another seed, shown to
     every defence of the store's first seed. Columns defence, surrogate, attack, accuracy."""
@@ -135,7 +144,7 @@ def loss_curves(
     return pd.DataFrame(rows).rename(columns={"defence": "classifier"})
 
 
-def _losses(store: Store, model: Model, attack: Attack) -> list[dict]:
+def _losses(store: Store, model: Model, attack: Attack | None) -> list[dict]:
     x, y = store.images(store.profile.curve_images)
     run = trajectory(model.classifier, attack, x, y, seed=model.seed)
     return [
@@ -143,6 +152,79 @@ def _losses(store: Store, model: Model, attack: Attack) -> list[dict]:
          "accuracy": right.float().mean().item()}
         for step, loss, right in zip(run.steps, run.loss, run.correct, strict=True)
     ]  # fmt: skip
+
+
+def named_attacks(store: Store, seed: int, epsilon: float = EPSILON) -> dict[str, Attack]:
+    """The attacks of Figure 5 and the other learned attackers, by label, at the given ε."""
+    attacks: dict[str, Attack] = {
+        "FGSM": FGSM(epsilon=epsilon),
+        "PGM-20": PGM(epsilon=epsilon, step_size=max(epsilon, 1e-4) * 0.003 / EPSILON),
+    }
+    for name in reversed(LEARNED):
+        model = store.model(name, seed)
+        attacker = copy.copy(model.attack)  # shares φ; only ε is its own
+        attacker.epsilon = epsilon  # type: ignore[union-attr]
+        attacks[f"{model.defence} attacker"] = attacker  # type: ignore[assignment]
+    return attacks
+
+
+def panel(store: Store, model: Model, label: str, attack: Attack, index: int) -> Panel:
+    """One attacked test image, for `figures.perturbation_grid`."""
+    x, y = store.data.test_images[index : index + 1].float() / 255, store.data.test_labels
+    y = y[index : index + 1]
+    delta = perturb(model.classifier, attack, x, y, seed=index)
+    with torch.no_grad():
+        chances = model.classifier(x + delta).softmax(1)[0]
+    names, best = store.data.class_names, int(chances.argmax())
+    return Panel(
+        label, model.defence, x[0], delta[0], names[int(y)], names[best], float(chances[best])
+    )
+
+
+def perturbations(store: Store, index: int, names: Sequence[str] = ("2step", "pgm")) -> list[Panel]:
+    """ICLR 2020, Figure 5: FGSM, PGM-20 and the 2-Step attacker on 2-Step L2L and PGM Net."""
+    attacks = list(named_attacks(store, store.seed).items())[:3]
+    return [
+        panel(store, store.model(name, store.seed), label, attack, index)
+        for name in names
+        for label, attack in attacks
+    ]
+
+
+def roughness(store: Store, names: Sequence[str] = ("plain", "pgm", "2step")) -> pd.DataFrame:
+    """How fast perturbations vary: the squared differences between neighbouring pixels, down and
+    across, summed and divided by 4 Σδ². About 1 for independent signs, 0 for a constant.
+    Columns defence, seed, attack, roughness (mean over images)."""
+    rows = []
+    for name in names:
+        for seed in store.seeds:
+            model = store.model(name, seed)
+            for label, attack in list(named_attacks(store, seed).items())[:3]:
+                found = store.measured(
+                    "roughness",
+                    [model.id, label, store.model("2step", seed).id, store.profile.curve_images],
+                    partial(_roughness, store, model, attack),
+                )
+                rows.append(_row(model) | {"attack": label, "roughness": found})
+    return pd.DataFrame(rows)
+
+
+def _roughness(store: Store, model: Model, attack: Attack) -> float:
+    x, y = store.images(store.profile.curve_images)
+    delta = perturb(model.classifier, attack, x, y, seed=model.seed)
+    fast = delta.diff(dim=2).square().sum((1, 2, 3)) + delta.diff(dim=3).square().sum((1, 2, 3))
+    return (fast / (4 * delta.square().sum((1, 2, 3))).clamp(min=1e-12)).mean().item()
+
+
+def example(store: Store, prefer: Sequence[str] = ("cat", "5", "apple")) -> int:
+    """The first test image of the class the papers show, of any class where there is none."""
+    for name in prefer:
+        if name in store.data.class_names:
+            label = store.data.class_names.index(name)
+            found = (store.data.test_labels == label).nonzero()
+            if len(found):
+                return int(found[0])
+    return 0
 
 
 def training_logs(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:
@@ -165,14 +247,85 @@ def summary(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         failed = seeds[seeds.status != "ok"].status.value_counts()
         cells = {}
         for attack in columns:
-            values = 100 * fine[fine.attack == attack].accuracy
-            cells[attack] = "" if values.empty else f"{values.mean():.1f}"
-            if len(values) > 1:
-                cells[attack] += f" ± {values.std():.1f}"
+            cells[attack] = _mean_deviation(100 * fine[fine.attack == attack].accuracy)
         note = ", ".join(f"{n} {status}" for status, n in failed.items())
         cells["seeds"] = f"{len(seeds) - failed.sum()} of {len(seeds)}" + (note and f" ({note})")
         rows[defence] = cells
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("defence")
+
+
+def attack_gaps(losses: pd.DataFrame) -> pd.DataFrame:
+    """Each L2L defence's own attacker beside PGM on that defence, from the rows of `loss_curves`.
+
+    Columns defence, seed, own attacker, PGM-20 (mean losses at the last step) and PGM steps
+    matched: the first PGM step whose mean loss is at least the attacker's, empty if none is.
+    """
+    rows = []
+    for (defence, seed), group in losses.groupby(["classifier", "seed"], sort=False):
+        own = group[group.attack == f"{defence} attacker"]
+        pgm = group[group.attack == "PGM-20"]
+        if own.empty:
+            continue
+        reached = pgm[(pgm.loss >= own.loss.iloc[-1]) & (pgm.step > 0)].step
+        rows.append(
+            {
+                "defence": defence,
+                "seed": seed,
+                "own attacker": round(own.loss.iloc[-1], 3),
+                "PGM-20": round(pgm.loss.iloc[-1], 3),
+                "PGM steps matched": "" if reached.empty else str(reached.min()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+CLAIMS = (  # ICLR 2020, Table 2 and its text; section 5 for Naive L2L
+    ("Naive L2L", "Plain Net", ("PGM-20",)),
+    ("PGM Net", "Naive L2L", ("PGM-20", "Worst")),
+    ("Grad L2L", "PGM Net", ("PGM-20", "PGM-100", "CW", "Worst")),
+    ("2-Step L2L", "PGM Net", ("PGM-20", "PGM-100", "CW", "Worst")),
+    ("2-Step L2L", "Grad L2L", ("PGM-20", "PGM-100", "CW", "Worst")),
+)
+
+
+def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The orderings that the paper's table shows, checked on the rows of `white_box`.
+
+    A row a claim: the first defence is at least as accurate as the second under that attack. The
+    difference is in percentage points, paired by seed, mean ± deviation. "holds" and "does not
+    hold" need every seed to say so; "mixed" is anything else. Naive L2L is claimed to be no better
+    than Plain Net, within 10 points. Seeds of which either model failed are left out.
+    """
+    fine = frame[frame.status == "ok"]
+    accuracy = 100 * fine.pivot_table(
+        index="seed", columns=["defence", "attack"], values="accuracy"
+    )
+    rows = []
+    for first, second, attacks in CLAIMS:
+        for attack in attacks:
+            if not {(first, attack), (second, attack)} <= set(accuracy.columns):
+                continue
+            gap = (accuracy[first, attack] - accuracy[second, attack]).dropna()
+            naive = first == "Naive L2L"
+            agree = int((gap.abs() <= 10).sum() if naive else (gap >= 0).sum())
+            words = {len(gap): "holds", 0: "does not hold"}
+            rows.append(
+                {
+                    "claim": f"{first} {'about as bad as' if naive else '≥'} {second}",
+                    "under": attack,
+                    "difference": _mean_deviation(gap),
+                    "seeds that agree": f"{agree} of {len(gap)}",
+                    "verdict": words.get(agree, "mixed") if len(gap) else "not measured",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _mean_deviation(values: pd.Series) -> str:
+    if values.empty:
+        return ""
+    deviation = f" ± {values.std():.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{deviation}"
 
 
 def _row(model: Model) -> dict:

@@ -25,6 +25,7 @@ from matplotlib.ticker import LogLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from l2lkit import minimax
+from l2lkit.data import Dataset
 from l2lkit.errors import InputError
 
 _PALETTE = [mpl.colors.to_hex(c) for c in sns.color_palette("colorblind")]
@@ -52,17 +53,19 @@ def use_style() -> None:
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Line colour, marker and dashes for each name: fixed for the known defences.
-
-    Other names get the colours and markers that the defences leave, in order of appearance.
+    """Line colour, marker and dashes for each name: fixed for the known defences, and dashed for
+    "… attacker", the learned attacker of one. Other names get the colours and markers that the
+    defences leave, in order of appearance.
     """
-    unknown = [n for n in dict.fromkeys(names) if n not in DEFENCE_COLOURS]
-    colours = DEFENCE_COLOURS | {n: _FREE_COLOURS[i % 4] for i, n in enumerate(unknown)}
-    markers = DEFENCE_MARKERS | {n: "<>p*hd8"[i % 7] for i, n in enumerate(unknown)}
-    return {
-        n: {"color": colours[n], "marker": markers[n], "ls": "--" if n in unknown else "-"}
-        for n in dict.fromkeys(names)
-    }
+    names = list(dict.fromkeys(names))
+    known = {n: n.removesuffix(" attacker") for n in names}
+    unknown = [n for n in names if known[n] not in DEFENCE_COLOURS]
+    free = {n: (_FREE_COLOURS[i % 4], "<>p*hd8"[i % 7]) for i, n in enumerate(unknown)}
+    looks = {}
+    for n in names:
+        colour, marker = free.get(n) or (DEFENCE_COLOURS[known[n]], DEFENCE_MARKERS[known[n]])
+        looks[n] = {"color": colour, "marker": marker, "ls": "-" if n in DEFENCE_COLOURS else "--"}
+    return looks
 
 
 def save(
@@ -123,8 +126,8 @@ class Panel:
 
     row: str
     column: str
-    image: ArrayLike | torch.Tensor
-    perturbation: ArrayLike | torch.Tensor
+    image: torch.Tensor
+    perturbation: torch.Tensor
     label: str
     predicted: str
     confidence: float
@@ -171,6 +174,71 @@ def perturbation_grid(
     return fig
 
 
+def image_grid(data: Dataset, rows: int = 4, columns: int = 10) -> Figure:
+    """The first test images of the first classes, a column each."""
+    classes = range(min(columns, data.num_classes))
+    fig, grid = plt.subplots(
+        rows, len(classes), squeeze=False, figsize=(1.05 * len(classes), 1.1 * rows + 0.3)
+    )
+    for label, axes in zip(classes, grid.T, strict=True):
+        found = data.test_images[data.test_labels == label][:rows]
+        for ax in axes:
+            ax.set(xticks=[], yticks=[], frame_on=False)
+        for ax, image in zip(axes, found, strict=False):
+            ax.imshow(_array(image).transpose(1, 2, 0).squeeze() / 255, cmap="gray")
+        axes[0].set_title(data.class_names[label], fontsize=11)
+    return fig
+
+
+def drops(table: pd.DataFrame, attacks: Sequence[str] = ("PGM-20", "PGM-100", "Worst")) -> Figure:
+    """Bars of accuracy, a group a defence, a bar an attack: mean and one standard deviation over
+    seeds. table: columns defence, status, attack, accuracy in [0, 1]; failed runs are left out."""
+    _need(table, "defence", "status", "attack", "accuracy")
+    shown = table[(table["status"] == "ok") & table["attack"].isin(attacks)]
+    if shown.empty:
+        return _nothing()
+    fig, ax = plt.subplots(figsize=(9, 4))
+    sns.barplot(
+        shown, x="defence", y="accuracy", hue="attack", hue_order=attacks, errorbar="sd", ax=ax,
+        palette=[_PALETTE[i] for i in (9, 0, 3)], err_kws={"linewidth": 1.5},
+    )  # fmt: skip
+    for bars, hatch in zip(ax.containers, ("", "//", "xx"), strict=False):
+        for bar in bars:
+            bar.set_hatch(hatch)
+    ax.set(xlabel="", ylabel="accuracy", ylim=(0, 1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1), title="attack")
+    return fig
+
+
+def perturbation_view(
+    panel: Panel, times: float, chances: ArrayLike | torch.Tensor, class_names: Sequence[str]
+) -> Figure:
+    """One attacked image at length: clean, adversarial, the perturbation magnified `times`, and
+    the class probabilities before and after, `chances` (2, classes); the ten largest are drawn."""
+    fig, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=(1, 1, 1, 1.7))
+    image, delta = _array(panel.image), _array(panel.perturbation)
+    pictures = {
+        f"clean: {panel.label}": image,
+        f"adversarial: {panel.predicted}": np.clip(image + delta, 0, 1),
+        f"$\\delta$ × {times:g}": magnify(delta, times),
+    }
+    for ax, (title, shown) in zip(axes, pictures.items(), strict=False):
+        ax.imshow(shown.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
+        ax.set(title=title, xticks=[], yticks=[])
+    before, after = _array(chances)
+    order = np.sort(np.argsort(-np.maximum(before, after), kind="stable")[:10])
+    place = np.arange(len(order))
+    axes[3].bar(place - 0.2, before[order], 0.4, color=_PALETTE[7], label="before")
+    axes[3].bar(place + 0.2, after[order], 0.4, color=_PALETTE[3], hatch="//", label="after")
+    turned = 45 if max(len(class_names[i]) for i in order) > 2 else 0
+    axes[3].set_xticks(place, [class_names[i] for i in order], rotation=turned)
+    axes[3].set(title=f"{panel.column} under {panel.row}", ylim=(0, 1))
+    axes[3].yaxis.set_major_formatter(PercentFormatter(1))
+    axes[3].legend(loc="upper right")
+    return fig
+
+
 def accuracy_curves(
     table: pd.DataFrame, x: str, y: str = "accuracy", hue: str = "defence", xlabel: str = ""
 ) -> Figure:
@@ -178,9 +246,10 @@ def accuracy_curves(
 
     table: one row per x, hue and seed; y is a share in [0, 1] (or a difference of shares), drawn
     in percent. A single seed gives no band. As Figure 4 of the ICLR 2020 version.
-    Raises InputError for an empty table or a missing column.
+    Raises InputError for a missing column; no rows give a picture that says so.
     """
-    _need(table, x, y, hue, "seed")
+    if not _need(table, x, y, hue, "seed"):
+        return _nothing()
     fig, ax = plt.subplots(figsize=(8, 4.2))
     _lines(ax, table, x, y, hue)
     ax.set(xlabel=xlabel or x, ylabel=y)
@@ -194,9 +263,10 @@ def loss_curves(table: pd.DataFrame) -> Figure:
 
     table: columns step, loss, attack, defence and, where known, deviation: one standard deviation
     over images, drawn as a band. Rows that share all three keys (seeds) are averaged. Raises
-    InputError for an empty table or a missing column.
+    InputError for a missing column; no rows give a picture that says so.
     """
-    _need(table, "step", "loss", "attack", "defence")
+    if not _need(table, "step", "loss", "attack", "defence"):
+        return _nothing()
     defences, look = list(dict.fromkeys(table["defence"])), styles(table["attack"])
     fig, grid = plt.subplots(
         1, len(defences), sharey=True, squeeze=False, figsize=(3.4 * len(defences) + 1.6, 3.6)
@@ -210,6 +280,8 @@ def loss_curves(table: pd.DataFrame) -> Figure:
                 low, high = line["loss"] - line["deviation"], line["loss"] + line["deviation"]
                 ax.fill_between(line.index, low, high, alpha=0.2, color=look[str(attack)]["color"])
         ax.set(title=defence, xlabel="attack step")
+        ax.set_xscale("symlog", linthresh=1)  # the learned attackers take one step or two
+        ax.set_xticks([0, 1, 2, 5, 10, 20], labels=["0", "1", "2", "5", "10", "20"])
     grid[0][0].set_ylabel("loss")
     handles = {a.get_label(): a for ax in grid[0] for a in ax.lines}
     title = "mean ± one s.d.\nover images" if "deviation" in table else "mean"
@@ -218,22 +290,30 @@ def loss_curves(table: pd.DataFrame) -> Figure:
 
 
 def training_curves(log: pd.DataFrame) -> Figure:
-    """How training went: clean and adversarial accuracy, adversarial loss, mean |perturbation|.
+    """How training went: clean and adversarial accuracy, adversarial loss, mean |δ|/ε.
 
     log: columns defence, seed, epoch, clean_accuracy and adv_accuracy (in [0, 1]), adv_loss (nats)
     and delta (mean |perturbation| / epsilon, in [0, 1]). Lines as in `accuracy_curves`.
     """
     names = {
         "clean_accuracy": "clean accuracy",
-        "adv_accuracy": "accuracy under its own attack",
-        "adv_loss": "loss under its own attack",
+        "adv_accuracy": "accuracy under PGM-10",
+        "adv_loss": "loss under PGM-10",
         "delta": "mean $|\\delta|\\,/\\,\\epsilon$",
     }
-    _need(log, "defence", "seed", "epoch", *names)
-    fig, grid = plt.subplots(2, 2, sharex=True, figsize=(9.5, 5.6))
-    for ax, (column, name) in zip(grid.flat, names.items(), strict=True):
-        _lines(ax, log, "epoch", column, "defence")
-        ax.set(title=name, xlabel="epoch" if ax in grid[1] else "", ylabel="")
+    return lines(log, "epoch", names)
+
+
+def lines(log: pd.DataFrame, x: str, y: Mapping[str, str]) -> Figure:
+    """Small multiples, two a row, of the columns `y` (name -> title) against x, by defence: mean
+    and one standard deviation over seeds."""
+    if not _need(log, "defence", "seed", x, *y):
+        return _nothing()
+    rows = (len(y) + 1) // 2
+    fig, grid = plt.subplots(rows, 2, sharex=True, squeeze=False, figsize=(9.5, 2.8 * rows + 0.4))
+    for ax, (column, name) in zip(grid.flat, y.items(), strict=False):
+        _lines(ax, log, x, column, "defence")
+        ax.set(title=name, xlabel=x if ax in grid[-1] else "", ylabel="")
         if "accuracy" in column:
             ax.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(fig, grid[0][0], log, "defence")
@@ -281,13 +361,20 @@ def _array(value: ArrayLike | torch.Tensor) -> NDArray[np.float32]:
     return torch.as_tensor(value).detach().cpu().float().numpy()
 
 
-def _need(table: pd.DataFrame, *columns: str) -> None:
+def _need(table: pd.DataFrame, *columns: str) -> bool:
     missing = [c for c in columns if c not in table]
-    if missing or table.empty:
+    if missing:
         raise InputError(
-            f"The table needs rows and the columns {', '.join(columns)}"
-            + (f"; it lacks {', '.join(missing)}." if missing else "; it is empty.")
+            f"The table needs the columns {', '.join(columns)}; it lacks {', '.join(missing)}."
         )
+    return not table.empty
+
+
+def _nothing() -> Figure:
+    fig, ax = plt.subplots(figsize=(6, 1.5))
+    ax.axis("off")
+    ax.text(0.5, 0.5, "No model trained to better than guessing:\nnothing to draw.", ha="center")
+    return fig
 
 
 def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str, hue: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -16,7 +17,7 @@ from l2lkit import experiments, report
 from l2lkit.attacks import CW, FGSM, PGM
 from l2lkit.errors import InputError
 from l2lkit.recipes import DEFENCES, Learned, Recipe
-from l2lkit.store import ROOT, Store, write_atomically
+from l2lkit.store import ROOT, Store, write_atomically, write_text
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 WITHOUT_MODELS = {"01"}
@@ -55,7 +56,7 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
     if any(path.name[:2] not in WITHOUT_MODELS for path in notebooks):
         tasks += model_tasks(store) + measurement_tasks(store)
     for path in notebooks:
-        tasks.append(Task(f"notebook {path.stem}", 12, lambda p=path: execute(store, p, failed)))
+        tasks.append(Task(f"notebook {path.stem}", 12, partial(execute, store, path, failed)))
     tasks.append(Task("report", 4, lambda: report.write(store)))
     work_off(store, tasks)
     if publish:
@@ -65,7 +66,8 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
     print(f"Figures  {store.figures}\nTables   {store.runs / 'tables' / store.dataset}")
     print(f"Report   {store.runs / 'report' / 'index.html'}")
     if failed:
-        print(f"FAILED   {', '.join(failed)}; see the notebooks in {executed(store, notebooks[0]).parent}")
+        where = executed(store, notebooks[0]).parent
+        print(f"FAILED   {', '.join(failed)}; as far as they got: {where}")
     return len(failed)
 
 
@@ -87,7 +89,7 @@ def check_output(store: Store) -> None:
     """Raise InputError now, not after an hour, if results cannot be written."""
     for directory in (store.runs, store.figures):
         probe = directory / ".can-write"
-        write_atomically(probe, lambda p: p.write_text(""))
+        write_text(probe, "")
         probe.unlink()
     free = shutil.disk_usage(store.runs).free
     if free < FREE_BYTES:
@@ -119,7 +121,7 @@ def model_tasks(store: Store, names: Sequence[str] = DEFENCES) -> list[Task]:
             if not store.finished(recipe, seed):
                 seconds = PASS * images * recipe.epochs * (passes(recipe) + 0.5)
                 what = f"train {recipe.defence}, seed {seed}"
-                tasks.append(Task(what, seconds, lambda n=name, s=seed: store.model(n, s)))
+                tasks.append(Task(what, seconds, partial(store.model, name, seed)))
     return tasks
 
 
@@ -131,15 +133,15 @@ def measurement_tasks(store: Store) -> list[Task]:
         Task(
             f"measure {store.recipe(name).defence}",
             each * (table * 250 + curves * 10 * len(experiments.EPSILONS)),
-            lambda m=name: (
-                experiments.white_box(store, [m]), experiments.against_epsilon(store, [m])
-            ),
+            partial(experiments.measure, store, name),
         )
         for name in DEFENCES
-    ]  # fmt: skip
+    ]
+    transfer = partial(experiments.black_box, store)
+    losses = partial(experiments.loss_curves, store)
     return tasks + [
-        Task("measure transfer", 3 * PASS * table * 50, lambda: experiments.black_box(store)),
-        Task("measure losses", each * curves * 120, lambda: experiments.loss_curves(store)),
+        Task("measure transfer", 3 * PASS * table * 50, transfer),
+        Task("measure losses", each * curves * 120, losses),
     ]
 
 
@@ -192,7 +194,7 @@ def execute(store: Store, path: Path, failed: list[str]) -> None:
     try:
         papermill.execute_notebook(
             path, target, parameters=store.parameters(), kernel_name="python3",
-            progress_bar=False, cwd=path.parent,
+            progress_bar=False, cwd=path.parent, extra_arguments=["--log-level=ERROR"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         failed.append(path.stem)
@@ -204,9 +206,8 @@ def publish_notebook(store: Store, path: Path) -> None:
     parameter cell, timings and paths."""
     notebook = nbformat.read(executed(store, path), as_version=4)
     notebook.metadata.pop("papermill", None)
-    notebook.cells = [
-        cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
+    injected = "injected-parameters"
+    notebook.cells = [c for c in notebook.cells if injected not in c.metadata.get("tags", [])]
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)

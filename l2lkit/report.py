@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from l2lkit.store import Store, write_atomically
+from l2lkit.store import Store, write_text
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem;
@@ -38,7 +38,7 @@ def write(store: Store) -> Path:
         f"<h1>Learning to defend by learning to attack: profile {store.profile.name}</h1>"
         f"<nav>{links}</nav>{''.join(sections)}</html>\n"
     )
-    write_atomically(directory / "index.html", lambda p: p.write_text(page, encoding="utf-8"))
+    write_text(directory / "index.html", page)
     return directory / "index.html"
 
 
@@ -47,7 +47,7 @@ def _section(store: Store, directory: Path, dataset: str) -> str:
     for path in sorted((store.runs / "notebooks" / dataset).glob("*.ipynb")):
         name = f"{dataset}-{path.stem}.html"
         body, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
-        write_atomically(directory / name, lambda p, b=body: p.write_text(b, encoding="utf-8"))
+        write_text(directory / name, body)
         parts.append(f'<a href="{name}">{html.escape(path.stem)}</a> ')
     parts.append("</p>")
     figures = store.figures.parent / f"{store.profile.name}-{dataset}"

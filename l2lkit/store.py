@@ -11,6 +11,7 @@ images and the recipe it starts from: change any and the model is another model.
 """
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -53,7 +55,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it there in one step.
 
     Raises InputError if the directory cannot be written or the disk is full.
@@ -64,16 +66,20 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the parent may be a file: then there is nothing to remove
+            temporary.unlink()
         raise InputError(
             f"Cannot write {path}: {error.strerror or error}; free some space or name another "
             "directory with --output. Finished work is kept."
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, content: object) -> None:
-    text = json.dumps(content, indent=1, default=_plain, allow_nan=True)
-    write_atomically(path, lambda p: p.write_text(text + "\n"))
+    write_text(path, json.dumps(content, indent=1, default=_plain) + "\n")
 
 
 def _plain(value: object) -> object:
@@ -84,10 +90,11 @@ def _plain(value: object) -> object:
 
 def save_checkpoint(directory: Path, name: str, content: object) -> None:
     """Save as `<name>.<first 16 hex digits of the SHA-256>.pt` and drop older ones of the name."""
-    scratch = directory / f"{name}.new"
-    write_atomically(scratch, lambda p: torch.save(content, p))
-    final = directory / f"{name}.{_digest(scratch)}.pt"
-    scratch.replace(final)
+    buffer = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
+    torch.save(content, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]
+    final = directory / f"{name}.{digest}.pt"
+    write_atomically(final, lambda p: p.write_bytes(buffer.getbuffer()))
     for old in directory.glob(f"{name}.*.pt"):
         if old != final:
             old.unlink()
@@ -177,13 +184,13 @@ class Store:
         self.runs = self.output / "runs" / profile
         self.figures = self.output / "figures" / f"{profile}-{dataset}"
         self._models: dict[str, Model] = {}
-        if seed < 0:
-            raise InputError(f"--seed must be 0 or more, not {seed}.")
+        if not 0 <= seed < 2**31:
+            raise InputError(f"--seed must be 0 or more and below 2^31, not {seed}.")
 
     @cached_property
     def data(self) -> datasets.Dataset:
         """The dataset at the profile's size, on the device."""
-        whole = datasets.load(self.dataset, self._data, download=self.profile.name == "paper")
+        whole = datasets.load(self.dataset, self._data, download=True)
         p = self.profile
         return whole.subset(p.train_images, p.test_images).to(self.device)
 
@@ -342,13 +349,15 @@ class Store:
     # Tables and figures ------------------------------------------------------------------------
 
     def save_table(self, frame: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
-        """Write `frame` as CSV and as JSON with caption and provenance; returns it for display."""
+        """Write `frame` as CSV and as JSON with caption and provenance, under
+        runs/<profile>/tables/<dataset>/; returns it for display."""
         directory = self.runs / "tables" / self.dataset
+        provenance = self.provenance() if "data" in vars(self) else self.machine()
         write_atomically(directory / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
         rows = json.loads(frame.to_json(orient="records"))
         write_json(
             directory / f"{name}.json",
-            {"caption": caption, "rows": rows, "provenance": self.provenance()},
+            {"caption": caption, "rows": rows, "provenance": provenance},
         )
         return frame
 
@@ -367,11 +376,14 @@ class Store:
 
 
 def commit() -> str:
-    """The git commit of the code, with "+" if tracked files differ from it; "unknown" outside."""
+    """The git commit of the code, with "+" if the package differs from it; "unknown" outside."""
+    def git(*words: str) -> str:
+        return subprocess.check_output(
+            ["git", *words], cwd=ROOT, text=True, stderr=subprocess.DEVNULL
+        ).strip()
+
     try:
-        options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], **options)
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+" if git("status", "--porcelain", "-uno", "--", "l2lkit") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -39,12 +39,12 @@ class Players:
         """New players for the data's classes, channels and size; torch's seed decides weights."""
         size = data.train_images.shape[-1]
         classifier = make_classifier(recipe.classifier, data.num_classes, data.channels, size)
-        classifier.to(device, memory_format=torch.channels_last)
+        _place(classifier, device)
         optimisers = {"classifier": recipe.optimiser.build(classifier.parameters(), ascend=False)}
         if not isinstance(recipe.attack, Learned):
             return cls(recipe, classifier, recipe.attack, optimisers)
         attacker = recipe.attack.build(data.channels)
-        attacker.to(device, memory_format=torch.channels_last)
+        _place(attacker, device)
         optimisers["attacker"] = recipe.attack.optimiser.build(attacker.parameters(), ascend=True)
         return cls(recipe, classifier, attacker, optimisers)
 
@@ -61,6 +61,10 @@ class Players:
         if isinstance(self.attack, nn.Module):
             parts.append(("g", self.attack))
         return parts + [(f"optimiser {name}", o) for name, o in self.optimisers.items()]
+
+
+def _place(module: nn.Module, device: torch.device) -> None:
+    module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,148 @@
+"""The command line, in this process: what it prints, and how it says no."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from l2lkit import recipes
+from l2lkit.__main__ import main
+from l2lkit.recipes import RECIPES
+
+TINY = recipes.Profile(
+    name="smoke", seeds=1, eval_images=8, curve_images=4, random_draws=2, train_images=24,
+    test_images=8, width=1 / 32, batch_size=8, precision="float32",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def profile(monkeypatch):
+    monkeypatch.setitem(recipes.PROFILES, "smoke", TINY)
+
+
+@pytest.fixture
+def command(folder, tmp_path, capsys):
+    """Runs a command on the tiny images; gives its exit status, stdout and stderr."""
+
+    def run(name, *words, **changes):
+        options = {"profile": "smoke", "dataset": "tiny", "data": folder, "device": "cpu",
+                   "output": tmp_path / "out"} | changes  # fmt: skip
+        given = [f"--{key}={value}" for key, value in options.items() if value is not None]
+        status = main([name, *given, *words])
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return run
+
+
+BAD = [
+    (("train", "sgd"), {}, "Unknown recipe 'iclr2020/sgd': choose iclr2020/plain"),
+    (("train", "2018/pgm"), {}, "Unknown recipe '2018/pgm': choose"),
+    (("evaluate", "plain", "grat"), {}, "Unknown recipe 'iclr2020/grat': choose"),
+    (("train", "plain"), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
+    (("train", "plain"), {"data": "/does/not/exist"}, "There is no dataset 'tiny'"),
+    (("run",), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
+    (("evaluate", "plain", "--attacks=pgd-20"), {}, "Unknown attack 'pgd-20': choose clean"),
+    (("evaluate", "plain", "--attacks=clean,"), {}, "Unknown attack '': choose clean"),
+    (("evaluate", "plain", "--attacks=pgm-0"), {}, "steps must be a positive number, not 0"),
+    (("evaluate", "plain", "--epsilon", "-1"), {}, "between 0 and 1"),
+    (("evaluate", "plain", "--epsilon=nan"), {}, "between 0 and 1"),
+    (("evaluate", "plain", "--epsilon=8"), {}, "8/255 is 0.031"),
+    (("evaluate", "plain", "--images=0"), {}, "--images must be at least 1"),
+    (("train", "plain"), {"profile": "fast"}, "Unknown profile 'fast': choose smoke, quick"),
+    (("train", "plain"), {"device": "gpu"}, "choose auto, cpu or cuda"),
+    (("train", "plain", "--seed", "-3"), {}, "--seed must be 0 or more"),
+    (("train", "plain"), {"seed": 10**20}, "--seed must be 0 or more"),
+    (("run", "--only", "99"), {}, "There is no notebook '99': --only takes the numbers of 0"),
+    (("run", "--only", ""), {}, "There is no notebook ''"),
+]
+
+
+@pytest.mark.parametrize(("words", "changes", "says"), BAD, ids=lambda v: str(v)[:40])
+def test_bad_input_is_one_line_that_names_the_fix(command, words, changes, says, tmp_path):
+    status, out, err = command(*words, **changes)
+    assert status == 2 and out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", err)
+    assert says in err
+    assert not list((tmp_path / "out").rglob("*.pt"))  # no work was done
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device(command):
+    status, _, err = command("train", "plain", device="cuda")
+    assert status == 2
+    assert err == (
+        "error: No CUDA device here: use --device cpu, or --device auto to let it pick.\n"
+    )
+
+
+@pytest.mark.parametrize("name", [("run",), ("train", "plain"), ("evaluate", "plain")])
+def test_an_output_that_cannot_be_written(command, tmp_path, name):
+    (tmp_path / "file").write_text("")
+    status, out, err = command(*name, output=tmp_path / "file" / "out")
+    assert status == 2 and out == ""
+    assert re.fullmatch(r"error: Cannot write [^\n]+--output[^\n]+\n", err)
+
+
+def test_an_image_folder_with_a_damaged_file(command, folder):
+    next((folder / "test" / "r").iterdir()).write_bytes(b"no image")
+    status, _, err = command("train", "plain")
+    assert status == 2
+    assert re.fullmatch(r"error: test/r/\d+.png in [^\n]+replace or remove it.\n", err)
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["train"], ["evaluate", "plain", "--epsilon=x"]])
+def test_a_wrong_usage_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "usage: python -m l2lkit" in capsys.readouterr().err
+
+
+def test_recipes_lists_all(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert all(r.defence in line and r.source in line
+               for r, line in zip(RECIPES.values(), lines, strict=True))  # fmt: skip
+
+
+def test_train_then_evaluate(command, tmp_path):
+    status, out, err = command("train", "grad")
+    assert status == 0 and err == ""
+    assert "train_loss" in out and re.search(r"Grad L2L: (ok|collapsed|diverged); ", out)
+    (record,) = (tmp_path / "out" / "runs" / "smoke" / "models" / "tiny").glob(
+        "iclr2020-grad-*/seed-0/record.json"
+    )
+    assert str(record.parent) in out
+    written = record.read_bytes()
+
+    status, out, err = command("evaluate", "grad", "plain", "--attacks=clean,fgsm,pgm-2,random-2",
+                               "--images=5")  # fmt: skip
+    assert status == 0 and err == ""
+    grad, plain = out.splitlines()
+    for line, name in ((grad, "iclr2020/grad"), (plain, "iclr2020/plain")):
+        assert line.startswith(f"{name}, seed 0 (")
+        shown = re.findall(r"(clean|fgsm|pgm-2|random-2) (\d+\.\d)%", line)
+        assert [attack for attack, _ in shown] == ["clean", "fgsm", "pgm-2", "random-2"]
+        assert all(float(share) in (0, 20, 40, 60, 80, 100) for _, share in shown)  # of five
+    assert record.read_bytes() == written  # not trained again
+    found = list((tmp_path / "out").rglob("correct-*.json"))
+    assert len(found) == 2
+    assert set(json.loads(found[0].read_text())["result"]) == {"clean", "fgsm", "pgm-2",
+                                                               "random-2"}  # fmt: skip
+
+
+def test_evaluate_at_epsilon_zero_is_the_clean_accuracy(command):
+    _, out, _ = command("evaluate", "plain", "--attacks=clean,fgsm,pgm-3,cw", "--epsilon=0")
+    assert len(set(re.findall(r"\d+\.\d%", out))) == 1
+
+
+def test_an_interrupt_says_how_to_go_on(command, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("l2lkit.training.train", interrupt)
+    status, _, err = command("train", "plain")
+    assert status == 130 and "The same command goes on from here." in err
