@@ -7,24 +7,26 @@ usage() {
     cat <<'TEXT'
 Usage: ./run_all.sh [--setup | --test | OPTIONS]
 
-Installs the pinned packages into .venv (first time only), then runs every notebook
-and writes runs/ and figures/. Needs Python 3.10-3.13 on Linux, or on macOS 14 or
+Installs the pinned packages into .venv (first time only), then trains, measures,
+runs every notebook and writes runs/ and figures/. What an earlier run finished is not
+done again. Needs Python 3.10-3.13 on Linux, or on macOS 14 or
 newer with Apple silicon.
 
 What to do:
   --setup            install only
-  --test             install, then run ruff, mypy, the tests and the notebooks
-                     (smoke profile); exit 1 if any of them fails
+  --test             install, then run ruff, mypy, the tests, the main job at smoke
+                     size and the notebooks under nbval; exit 1 if any of them fails
   -h, --help         show this text
 
 Options of the run:
-  --profile NAME     smoke (does it run?), quick (trends) or paper (the paper's
-                     settings, needs a GPU); default: quick
+  --profile NAME     smoke (does it run? 3 minutes), quick (the claims at small scale,
+                     under 20 minutes on 2 cores) or paper (the papers' settings,
+                     needs a GPU); default: quick
   --only LIST        only these notebooks, for example 01,05; default: all
   --dataset NAME     data set to use; default: digits (needs no download)
   --data DIR|ZIP     folder or zip file that holds the data set
   --device NAME      auto, cpu or cuda; default: auto
-  --seed N           seed of the random numbers
+  --seed N           first seed; the profile says how many follow; default: 0
   --output DIR       where runs/ and figures/ go; default: this repository
   --publish          copy the executed notebooks back into notebooks/
 
@@ -197,7 +199,8 @@ run_checks() {
     check "ruff" "$python" -m ruff check .
     check "mypy" "$python" -m mypy
     check "tests" "$python" -m pytest -q
-    check "notebooks (smoke)" env L2LKIT_PROFILE=smoke "$python" -m pytest -q --nbval-lax notebooks/
+    check "main job (smoke)" "$python" -m l2lkit run --profile smoke
+    check "notebooks (nbval)" env L2LKIT_PROFILE=smoke "$python" -m pytest -q --nbval-lax notebooks/
     printf '\n%s' "$summary"
     [ -z "$failed" ]
 }

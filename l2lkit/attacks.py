@@ -39,9 +39,12 @@ def check_epsilon(epsilon: float) -> None:
 
 
 def check_positive(**values: float) -> None:
+    """Raise InputError unless all are finite and above 0, and those that count are whole."""
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive number, not {value}.")
+        if name in ("steps", "inner_steps", "draws", "epochs", "batch_size") and value % 1:
+            raise InputError(f"{name} must be a whole number, not {value}.")
 
 
 def check_batch(images: Tensor, labels: Tensor) -> None:
@@ -211,7 +214,7 @@ class CW:
                 gradient = torch.autograd.grad(loss.sum(), d)[0]
             # Keep what fools and go on with the rest.
             found[left] = delta
-            keep = gap.detach() > 0
+            keep = gap.detach() >= 0
             if step == self.steps or not keep.any():
                 break
             left, x, y, delta, gradient = left[keep], x[keep], y[keep], delta[keep], gradient[keep]
@@ -261,7 +264,7 @@ class CWTanh:
         tau = torch.ones_like(c)
         start = images.clone()
         with torch.no_grad():
-            left = left[margin(classifier(images), labels) > 0]  # the others need no attack
+            left = left[margin(classifier(images), labels) >= 0]  # the others need no attack
         while len(left):
             adversarial, success = self._attempt(
                 classifier, images[left], labels[left], start[left], c[left], tau[left]
@@ -346,6 +349,7 @@ class RandomSearch:
 def attack_by_name(name: str, epsilon: float = 0.031) -> Attack | None:
     """`clean` (None), `fgsm`, `pgm-T` (step size 0.003, uniform start), `cw`, `cw-tanh` or
     `random-N`, at the given ε. InputError lists the names for any other."""
+    check_epsilon(epsilon)
     kind, _, number = name.partition("-")
     if name == "clean":
         return None

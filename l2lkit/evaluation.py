@@ -81,6 +81,8 @@ def trajectory(
                     loss = F.cross_entropy(logits, y, reduction="none")
                     rows.append((loss, logits.argmax(1) == y, size))
                     taken.append(step)
+            if at is not None and set(at) - set(taken):
+                raise InputError(f"The attack has no steps {sorted(set(at) - set(taken))}.")
             parts.append(rows)
     stacked = [
         torch.stack([torch.cat([p[s][k] for p in parts]) for s in range(len(taken))])

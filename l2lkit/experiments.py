@@ -24,6 +24,7 @@ EPSILON = 0.031  # ICLR 2020, section 3
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 EPSILONS = (0.0, 0.008, 0.016, 0.031, 0.047, 0.062, 0.125)
 LEARNED = ("naive", "grad", "2step")  # the defences with an attacker of their own
+SURROGATES = ("plain", "fgsm", "pgm")  # ICLR 2020, Tables 4 to 6
 WORST = ("PGM-20", "PGM-100", "CW")
 
 
@@ -63,7 +64,9 @@ def against_steps(store: Store) -> pd.DataFrame:
     return frame.assign(steps=frame.attack.str.removeprefix("PGM-").astype(int))
 
 
-def against_epsilon(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:
+def against_epsilon(
+    store: Store, names: Sequence[str] = DEFENCES, seeds: Sequence[int] | None = None
+) -> pd.DataFrame:
     """Accuracy under PGM-10 against ε, with a step size in proportion (0.007 at 0.031)."""
     rows = []
     attacks = {
@@ -71,7 +74,7 @@ def against_epsilon(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFra
         for e in EPSILONS
     }
     for name in names:
-        for seed in store.seeds:
+        for seed in seeds or store.seeds:
             model = store.model(name, seed)
             right = store.correct(model, attacks, store.profile.curve_images)
             rows += [
@@ -80,13 +83,23 @@ def against_epsilon(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def measure(store: Store, name: str) -> None:
-    """All that the tables and sweeps want to know of one defence, so that it is on disk."""
-    white_box(store, [name])
-    against_epsilon(store, [name])
+def measure(store: Store, name: str, seed: int) -> None:
+    """All that the tables and sweeps want to know of one model, so that it is on disk."""
+    white_box(store, [name], [seed])
+    against_epsilon(store, [name], [seed])
 
 
-def black_box(store: Store, surrogates: Sequence[str] = ("plain", "fgsm", "pgm")) -> pd.DataFrame:
+def measure_curves(store: Store, seed: int) -> None:
+    """All that notebooks 04 and 05 measure on the models of one seed."""
+    loss_curves(store, seeds=[seed])
+    roughness(store, seeds=[seed])
+
+
+def measure_transfer(store: Store) -> None:
+    black_box(store)
+
+
+def black_box(store: Store, surrogates: Sequence[str] = SURROGATES) -> pd.DataFrame:
     """Transfer (ICLR 2020, Appendix A): FGSM and PGM-10 on a surrogate of another seed, shown to
     every defence of the store's first seed. Columns defence, surrogate, attack, accuracy."""
     other = store.seeds[-1] if len(store.seeds) > 1 else store.seed + 1
@@ -121,13 +134,15 @@ def _transfer(
 
 
 def loss_curves(
-    store: Store, classifiers: Sequence[str] = ("plain", "pgm", "grad", "2step")
+    store: Store,
+    classifiers: Sequence[str] = ("plain", "pgm", "grad", "2step"),
+    seeds: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Classification loss over an attack's steps, on each classifier: PGM-20 and the trained
     Naive, Grad and 2-Step attackers of the same seed, on the same images. Columns classifier,
     seed, attack, step, loss (mean over images), deviation (over images), accuracy."""
     rows = []
-    for seed in store.seeds:
+    for seed in seeds or store.seeds:
         attacks: dict[str, Attack | None] = {"PGM-20": PGM(epsilon=EPSILON)}
         for learned in LEARNED:
             model = store.model(learned, seed)
@@ -191,13 +206,17 @@ def perturbations(store: Store, index: int, names: Sequence[str] = ("2step", "pg
     ]
 
 
-def roughness(store: Store, names: Sequence[str] = ("plain", "pgm", "2step")) -> pd.DataFrame:
+def roughness(
+    store: Store,
+    names: Sequence[str] = ("plain", "pgm", "2step"),
+    seeds: Sequence[int] | None = None,
+) -> pd.DataFrame:
     """How fast perturbations vary: the squared differences between neighbouring pixels, down and
     across, summed and divided by 4 Σδ². About 1 for independent signs, 0 for a constant.
     Columns defence, seed, attack, roughness (mean over images)."""
     rows = []
     for name in names:
-        for seed in store.seeds:
+        for seed in seeds or store.seeds:
             model = store.model(name, seed)
             for label, attack in list(named_attacks(store, seed).items())[:3]:
                 found = store.measured(

@@ -21,7 +21,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from l2lkit import minimax
@@ -259,7 +259,8 @@ def accuracy_curves(
 
 
 def loss_curves(table: pd.DataFrame) -> Figure:
-    """Loss against attack steps: one picture per defence, one line per attack, shared y axis.
+    """Loss against attack steps: one picture per defence, one line per attack, shared axes, both
+    logarithmic (from step 1 on), since the learned attackers take one step or two.
 
     table: columns step, loss, attack, defence and, where known, deviation: one standard deviation
     over images, drawn as a band. Rows that share all three keys (seeds) are averaged. Raises
@@ -268,22 +269,32 @@ def loss_curves(table: pd.DataFrame) -> Figure:
     if not _need(table, "step", "loss", "attack", "defence"):
         return _nothing()
     defences, look = list(dict.fromkeys(table["defence"])), styles(table["attack"])
+    rows = (len(defences) + 1) // 2
     fig, grid = plt.subplots(
-        1, len(defences), sharey=True, squeeze=False, figsize=(3.4 * len(defences) + 1.6, 3.6)
+        rows, 2, sharex=True, sharey=True, squeeze=False, figsize=(9.5, 2.8 * rows + 0.4)
     )
-    for ax, defence in zip(grid[0], defences, strict=True):
+    floor = max(table["loss"].min() / 2, 1e-3)
+    for ax, defence in zip(grid.flat, defences, strict=False):
         part = table[table["defence"] == defence]
-        for attack, rows in part.groupby("attack", sort=False):
-            line = rows.groupby("step").mean(numeric_only=True)
-            ax.plot(line.index, line["loss"], label=attack, markevery=0.1, **look[str(attack)])
+        for attack, group in part.groupby("attack", sort=False):
+            line = group.groupby("step").mean(numeric_only=True)
+            drawn = look[str(attack)]
+            ax.plot(line.index, line["loss"], label=attack, markevery=0.1, **drawn)
             if "deviation" in line:
                 low, high = line["loss"] - line["deviation"], line["loss"] + line["deviation"]
-                ax.fill_between(line.index, low, high, alpha=0.2, color=look[str(attack)]["color"])
-        ax.set(title=defence, xlabel="attack step")
-        ax.set_xscale("symlog", linthresh=1)  # the learned attackers take one step or two
+                ax.fill_between(
+                    line.index, low.clip(lower=floor), high, alpha=0.15, color=drawn["color"]
+                )
+        ax.set(title=defence, yscale="log", ylim=(floor, None))
+        ax.set_xscale("symlog", linthresh=1)
         ax.set_xticks([0, 1, 2, 5, 10, 20], labels=["0", "1", "2", "5", "10", "20"])
-    grid[0][0].set_ylabel("loss")
-    handles = {a.get_label(): a for ax in grid[0] for a in ax.lines}
+    for ax in grid.flat[len(defences) :]:
+        ax.remove()
+    for ax in grid[-1]:
+        ax.set_xlabel("attack step")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("loss")
+    handles = {a.get_label(): a for ax in grid.flat for a in ax.lines}
     title = "mean ± one s.d.\nover images" if "deviation" in table else "mean"
     fig.legend(handles.values(), handles.keys(), title=title, loc="outside right upper")
     return fig
@@ -314,6 +325,7 @@ def lines(log: pd.DataFrame, x: str, y: Mapping[str, str]) -> Figure:
     for ax, (column, name) in zip(grid.flat, y.items(), strict=False):
         _lines(ax, log, x, column, "defence")
         ax.set(title=name, xlabel=x if ax in grid[-1] else "", ylabel="")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "accuracy" in column:
             ax.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(fig, grid[0][0], log, "defence")
@@ -382,7 +394,9 @@ def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str, hue: str) -> None:
         seeds = table[table[hue] == name].groupby(x)[y].agg(["mean", "std"])
         ax.plot(seeds.index, seeds["mean"], label=name, **look)
         low, high = seeds["mean"] - seeds["std"], seeds["mean"] + seeds["std"]
-        ax.fill_between(seeds.index, low, high, alpha=0.2, color=look["color"])
+        if "accuracy" in y and table[y].min() >= 0:  # a share ends at 0 and 1, and so its band
+            low, high = low.clip(lower=0), high.clip(upper=1)
+        ax.fill_between(seeds.index, low, high, alpha=0.15, color=look["color"])
 
 
 def _legend(fig: Figure, ax: Axes, table: pd.DataFrame, hue: str) -> None:

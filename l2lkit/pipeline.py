@@ -1,9 +1,11 @@
 """The main job: train and measure what the notebooks need, execute them, write the report."""
 
+import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,16 +24,17 @@ from l2lkit.store import ROOT, Store, write_atomically, write_text
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 WITHOUT_MODELS = {"01"}
 FREE_BYTES = 2 * 10**9
-PASS = 0.0003  # seconds; a guess that only splits the time left among the tasks
+PASS = 0.0006  # seconds; a guess that only splits the time left among the tasks
 
 
 @dataclass
 class Task:
-    """One line of the progress: what it is, about how many seconds it takes, and the work."""
+    """One line of the progress: what it is, about how many seconds it takes, and the work, which
+    returns None or the name of what failed. Tasks of one stage do not need one another."""
 
     what: str
     seconds: float
-    work: Callable[[], object]
+    work: Callable[[Store], str | None]
 
 
 def run(store: Store, only: str | None = None, publish: bool = False) -> int:
@@ -45,20 +48,21 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
     notebooks = select(only)
     check_output(store)
     data = store.data
+    workers = store.workers()
     print(
         f"{data.title}: {len(data.train_images):,} training and {len(data.test_images):,} test "
         f"images; profile {store.profile.name} on {store.device}, seeds "
-        f"{', '.join(map(str, store.seeds))}",
+        f"{', '.join(map(str, store.seeds))}, {workers} at a time",
         flush=True,
     )
-    failed: list[str] = []
-    tasks = []
+    stages = []
     if any(path.name[:2] not in WITHOUT_MODELS for path in notebooks):
-        tasks += model_tasks(store) + measurement_tasks(store)
-    for path in notebooks:
-        tasks.append(Task(f"notebook {path.stem}", 12, partial(execute, store, path, failed)))
-    tasks.append(Task("report", 4, lambda: report.write(store)))
-    work_off(store, tasks)
+        stages += model_stages(store) + measurement_stages(store)
+    stages.append(
+        [Task(f"notebook {path.stem}", 12, partial(execute, path=path)) for path in notebooks]
+    )
+    stages.append([Task("report", 4, write_report)])
+    failed = [outcome for outcome in work_off(store, stages, workers) if outcome]
     if publish:
         for path in notebooks:
             if path.stem not in failed:
@@ -112,70 +116,117 @@ def passes(recipe: Recipe) -> float:
     return 2 + 3 * attack.steps
 
 
-def model_tasks(store: Store, names: Sequence[str] = DEFENCES) -> list[Task]:
+def train(store: Store, name: str, seed: int) -> None:
+    store.model(name, seed)
+
+
+def write_report(store: Store) -> None:
+    report.write(store)
+
+
+def model_stages(store: Store, names: Sequence[str] = DEFENCES) -> list[list[Task]]:
+    """The models that are missing: those others start from first."""
     images = len(store.data.train_images)
-    tasks = []
-    for seed in store.seeds:
-        for name in names:
-            recipe = store.recipe(name)
-            if not store.finished(recipe, seed):
-                seconds = PASS * images * recipe.epochs * (passes(recipe) + 0.5)
-                what = f"train {recipe.defence}, seed {seed}"
-                tasks.append(Task(what, seconds, partial(store.model, name, seed)))
-    return tasks
+    needed = [(name, seed) for seed in store.seeds for name in names]
+    if len(store.seeds) == 1:
+        needed += [(name, store.seed + 1) for name in experiments.SURROGATES]
+    stages: list[list[Task]] = [[], []]
+    for name, seed in needed:
+        recipe = store.recipe(name)
+        if not store.finished(recipe, seed):
+            seconds = PASS * images * recipe.epochs * (passes(recipe) + 0.5)
+            what = f"train {recipe.defence}, seed {seed}"
+            task = Task(what, seconds, partial(train, name=name, seed=seed))
+            stages[0 if recipe.attack is None else 1].append(task)
+    return [sorted(stage, key=lambda task: -task.seconds) for stage in stages]
 
 
-def measurement_tasks(store: Store) -> list[Task]:
+def measurement_stages(store: Store) -> list[list[Task]]:
     p, n = store.profile, len(store.data.test_images)
     table, curves = min(p.eval_images or n, n), min(p.curve_images or n, n)
-    each = 3 * PASS * len(store.seeds)
+    each = table * 250 + curves * 10 * len(experiments.EPSILONS)
     tasks = [
         Task(
-            f"measure {store.recipe(name).defence}",
-            each * (table * 250 + curves * 10 * len(experiments.EPSILONS)),
-            partial(experiments.measure, store, name),
+            f"measure {store.recipe(name).defence}, seed {seed}", 1.5 * PASS * each,
+            partial(experiments.measure, name=name, seed=seed),
         )
+        for seed in store.seeds
         for name in DEFENCES
-    ]
-    transfer = partial(experiments.black_box, store)
-    losses = partial(experiments.loss_curves, store)
-    return tasks + [
-        Task("measure transfer", 3 * PASS * table * 50, transfer),
-        Task("measure losses", each * curves * 120, losses),
-    ]
+    ]  # fmt: skip
+    for seed in store.seeds:
+        curve = partial(experiments.measure_curves, seed=seed)
+        tasks.append(Task(f"measure losses, seed {seed}", 1.5 * PASS * curves * 450, curve))
+    tasks.append(Task("measure transfer", 1.5 * PASS * table * 50, experiments.measure_transfer))
+    return [tasks]
 
 
-def work_off(store: Store, tasks: Sequence[Task]) -> None:
-    """Do the tasks in order: a bar with the time left on a terminal, a line a task in a log."""
-    started, done = time.monotonic(), 0.0
-    total = sum(task.seconds for task in tasks)
+_worker: Store  # of a worker process
+
+
+def _start_worker(parameters: dict) -> None:
+    global _worker
+    _worker = Store(**parameters)
+
+
+def _in_worker(work: Callable[[Store], str | None]) -> tuple[str | None, float]:
+    began = time.monotonic()
+    return work(_worker), time.monotonic() - began
+
+
+def work_off(store: Store, stages: Sequence[Sequence[Task]], workers: int) -> list[str | None]:
+    """Do the tasks, stage after stage, `workers` at a time, each in a process of its own where
+    there are several; returns their outcomes.
+
+    A terminal shows a bar with the time left, a log a line a task. Ctrl-C stops at once.
+    """
+    tasks = [task for stage in stages for task in stage]
+    total, started = sum(task.seconds for task in tasks), time.monotonic()
+    done = 0.0
+    outcomes: list[str | None] = []
     # The bar keeps to a terminal (disable=None); in a log the lines stand alone.
     bar = tqdm(
         total=total, disable=None, leave=False,
         bar_format="{percentage:3.0f}%|{bar:24}| {elapsed}, about {remaining} left · {desc}",
     )  # fmt: skip
+
+    def finished(task: Task, outcome: str | None, seconds: float) -> None:
+        nonlocal done
+        done += task.seconds
+        outcomes.append(outcome)
+        bar.update(done - bar.n)
+        now = time.monotonic() - started
+        tqdm.write(
+            f"[{_clock(now)}, about {_clock(now * (total - done) / done)} left] "
+            f"{len(outcomes)}/{len(tasks)} {task.what} ({seconds:.0f} s)"
+        )
+
+    def on_progress(what: str, share: float) -> None:
+        bar.set_description_str(what, refresh=False)
+        bar.update(share * task.seconds)
+
     with bar:
-        for number, task in enumerate(tasks, 1):
-            began, reported = time.monotonic(), 0.0
-
-            def on_progress(what: str, share: float, task: Task = task) -> None:
-                nonlocal reported
-                step = min(share * task.seconds, task.seconds - reported)
-                reported += step
-                bar.set_description_str(what, refresh=False)
-                bar.update(step)
-
+        if workers == 1:
             store.on_progress = on_progress
-            bar.set_description_str(task.what)
-            task.work()
-            bar.update(task.seconds - reported)
-            done += task.seconds
-            now = time.monotonic()
-            left = (now - started) * (total - done) / done
-            tqdm.write(
-                f"[{_clock(now - started)}, about {_clock(left)} left] {number}/{len(tasks)} "
-                f"{task.what} ({now - began:.0f} s)"
-            )
+            for task in tasks:
+                bar.set_description_str(task.what)
+                began = time.monotonic()
+                finished(task, task.work(store), time.monotonic() - began)
+            return outcomes
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (store.parameters(),))
+        try:
+            for stage in stages:
+                futures = {pool.submit(_in_worker, task.work): task for task in stage}
+                bar.set_description_str(f"{len(stage)} tasks, {stage[0].what} …" if stage else "")
+                for future in as_completed(futures):
+                    finished(futures[future], *future.result())
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+    return outcomes
 
 
 def _clock(seconds: float) -> str:
@@ -186,9 +237,9 @@ def executed(store: Store, path: Path) -> Path:
     return store.runs / "notebooks" / store.dataset / path.name
 
 
-def execute(store: Store, path: Path, failed: list[str]) -> None:
-    """Execute one notebook with papermill in this environment's kernel; a failure is noted, shown
-    and does not stop the others."""
+def execute(store: Store, path: Path) -> str | None:
+    """Execute one notebook with papermill in this environment's kernel. Its name is returned if it
+    fails: the failure is shown and does not stop the others."""
     target = executed(store, path)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -197,8 +248,9 @@ def execute(store: Store, path: Path, failed: list[str]) -> None:
             progress_bar=False, cwd=path.parent, extra_arguments=["--log-level=ERROR"],
         )  # fmt: skip
     except PapermillExecutionError as error:
-        failed.append(path.stem)
         tqdm.write(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
+        return path.stem
+    return None
 
 
 def publish_notebook(store: Store, path: Path) -> None:

@@ -18,8 +18,8 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -95,7 +95,7 @@ def save_checkpoint(directory: Path, name: str, content: object) -> None:
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]
     final = directory / f"{name}.{digest}.pt"
     write_atomically(final, lambda p: p.write_bytes(buffer.getbuffer()))
-    for old in directory.glob(f"{name}.*.pt"):
+    for old in [*directory.glob(f"{name}.*.pt"), *directory.glob(f".{name}.*")]:
         if old != final:
             old.unlink()
 
@@ -121,6 +121,13 @@ def load_checkpoint(directory: Path, name: str) -> dict | None:
                 stacklevel=2,
             )
     return None
+
+
+def _readable(record: Path) -> bool:
+    try:
+        return "status" in json.loads(record.read_text())
+    except ValueError:
+        return False
 
 
 def _digest(path: Path) -> str:
@@ -184,6 +191,10 @@ class Store:
         self.runs = self.output / "runs" / profile
         self.figures = self.output / "figures" / f"{profile}-{dataset}"
         self._models: dict[str, Model] = {}
+        if Path(dataset).name != dataset:
+            raise InputError(
+                f"The dataset's name must be a plain word, not '{dataset}': --data takes the path."
+            )
         if not 0 <= seed < 2**31:
             raise InputError(f"--seed must be 0 or more and below 2^31, not {seed}.")
 
@@ -236,8 +247,8 @@ class Store:
     def _load_or_train(self, recipe: recipes.Recipe, seed: int, directory: Path) -> Model:
         record_path = directory / "record.json"
         resume = load_checkpoint(directory, "checkpoint") if directory.exists() else None
-        if resume is None and record_path.exists():
-            record_path.unlink()  # the checkpoint was damaged: this model is trained again
+        if record_path.exists() and (resume is None or not _readable(record_path)):
+            record_path.unlink()  # it is written anew, after more training if need be
         start_from = None
         if recipe.warm_start and resume is None:
             start_from = self.model(recipe.warm_start, seed).classifier.state_dict()
@@ -249,9 +260,11 @@ class Store:
                 1 / recipe.epochs,
             )
 
-        players, log, status = training.train(
-            recipe, self.data, seed=seed, start_from=start_from, resume=resume, on_epoch=on_epoch
-        )
+        with self._threads():
+            players, log, status = training.train(
+                recipe, self.data, seed=seed, start_from=start_from, resume=resume,
+                on_epoch=on_epoch,
+            )  # fmt: skip
         if not record_path.exists():
             log_path = directory / "log.csv"
             write_atomically(log_path, lambda p: log.to_csv(p, index=False))
@@ -275,6 +288,23 @@ class Store:
         return {"dataset": self.data.title, "data_fingerprint": self.data.fingerprint,
                 **self.machine()}  # fmt: skip
 
+    def workers(self) -> int:
+        """How many models to train side by side: one a core (at most eight, for memory) where a
+        model takes one thread, else one."""
+        if self.device.type != "cpu" or self.profile.threads != 1:
+            return 1
+        cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+        return min(len(cores), 8)
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.profile.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def parameters(self) -> dict[str, Any]:
         """What a notebook's parameter cell needs to open this store again."""
         return {
@@ -293,7 +323,7 @@ class Store:
         return {
             "profile": self.profile.name,
             "seeds": self.seeds,
-            "device": f"{device}, {torch.get_num_threads()} threads",
+            "device": f"{device}, {self.profile.threads or torch.get_num_threads()} threads",
             "python": platform.python_version(),
             "versions": {name: version(name) for name in packages},
             "commit": commit(),
@@ -316,7 +346,8 @@ class Store:
             except (ValueError, KeyError):
                 warnings.warn(f"{path} is damaged and is measured again.", stacklevel=2)
         started = time.perf_counter()
-        result = compute()
+        with self._threads():
+            result = compute()
         content = {"what": what, "settings": settings, **self.provenance()}
         content |= {"wall_seconds": time.perf_counter() - started, "result": result}
         write_json(path, content)

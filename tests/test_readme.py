@@ -1,0 +1,41 @@
+"""What the README says can be run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from l2lkit import recipes, store
+from l2lkit.__main__ import parser
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    small = recipes.Profile(
+        name="quick", seeds=1, eval_images=8, curve_images=4, random_draws=2, train_images=64,
+        test_images=16,
+    )  # fmt: skip
+    monkeypatch.setitem(recipes.PROFILES, "quick", small)
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    names: dict = {}
+    exec(code.replace("range(50)", "range(5)"), names)
+    assert "universal" in capsys.readouterr().out
+    attack, f, x, y = (names[n] for n in ("attack", "f", "x", "y"))
+    delta = attack(f, x, y)
+    assert 0 < delta.abs().max() <= 0.031 + 1e-6
+    assert attack.pattern.abs().max() > 0  # it climbed
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/python -m l2lkit (.*)$", README, re.M))
+def test_its_commands_parse(line):
+    args = parser().parse_args(line.split())
+    for name in [args.recipe] if args.command == "train" else args.recipes:
+        recipes.recipe(f"iclr2020/{name}")
+
+
+def test_its_files_exist():
+    root = Path(__file__).parents[1]
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (root / target).exists(), target
