@@ -34,9 +34,9 @@ def outputs(path):
     return [o.get("text", o.get("ename")) for c in cells for o in c.get("outputs", [])]
 
 
-def test_a_failing_notebook_is_named_and_does_not_stop_the_others(notebooks, store, capsys):
+def test_a_failing_notebook_is_named_and_does_not_stop_the_others(notebooks, store, capfd):
     assert pipeline.run(store, publish=True) == 1
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "ZeroDivisionError" in out and "FAILED   01_fails;" in out
     assert outputs(pipeline.executed(store, notebooks[1])) == ["smoke\n"]
     page = (store.runs / "report" / "index.html").read_text()
