@@ -367,7 +367,7 @@ def _decode(place: Path, paths: list[str], read: Callable[[str], bytes]) -> Tens
             raise
         except Exception as error:  # damaged images and zip entries raise almost anything
             raise InputError(
-                f"{path} in {place} is no intact image ({error}): replace or remove it."
+                f"{path} in {place} is no intact image: replace or remove it."
             ) from error
         if arrays[-1].shape[:2] != arrays[0].shape[:2]:
             (h, w), (h0, w0) = arrays[-1].shape[:2], arrays[0].shape[:2]

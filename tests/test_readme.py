@@ -1,5 +1,6 @@
 """What the README says can be run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -39,3 +40,13 @@ def test_its_files_exist():
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (root / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "results/recorded").glob("white_box-*.json"))
+)
+def test_its_tables_are_the_recorded_ones(path):
+    rows = json.loads(path.read_text())["rows"]
+    for row in rows:
+        cells = [row["defence"], *(row[c] for c in ("Clean", "PGM-20", "PGM-100", "CW", "Worst"))]
+        assert f"| {' | '.join(cells)} |" in README, f"{path.name}: {row['defence']}"
