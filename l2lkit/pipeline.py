@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -166,6 +167,15 @@ _worker: Store  # of a worker process
 def _start_worker(parameters: dict) -> None:
     global _worker
     _worker = Store(**parameters)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed run leaves no worker behind that trains beside the next run."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _in_worker(work: Callable[[Store], str | None]) -> tuple[str | None, float]:
@@ -245,7 +255,7 @@ def execute(store: Store, path: Path) -> str | None:
     try:
         papermill.execute_notebook(
             path, target, parameters=store.parameters(), kernel_name="python3",
-            progress_bar=False, cwd=path.parent, extra_arguments=["--log-level=ERROR"],
+            progress_bar=False, cwd=path.parent, extra_arguments=["--log-level=CRITICAL"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         tqdm.write(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
