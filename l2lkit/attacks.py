@@ -83,6 +83,14 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None])[:, 0] - others.amax(1)
 
 
+def adam(m: Tensor, v: Tensor, gradient: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Adam's moments after step t = 1, 2, …, and its direction. torch's own optimiser keeps one
+    state a tensor; here images leave the batch when they are done, and take theirs along."""
+    m = 0.9 * m + 0.1 * gradient
+    v = 0.999 * v + 0.001 * gradient.square()
+    return m, v, (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+
+
 def last(perturbations: Iterator[Tensor]) -> Tensor:
     return deque(perturbations, maxlen=1).pop()
 
@@ -218,11 +226,8 @@ class CW:
             if step == self.steps or not keep.any():
                 break
             left, x, y, delta, gradient = left[keep], x[keep], y[keep], delta[keep], gradient[keep]
-            m = 0.9 * m[keep] + 0.1 * gradient
-            v = 0.999 * v[keep] + 0.001 * gradient.square()
-            t = step + 1
-            adam = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
-            delta = project(delta - self.lr * adam, x, self.epsilon)
+            m, v, direction = adam(m[keep], v[keep], gradient, step + 1)
+            delta = project(delta - self.lr * direction, x, self.epsilon)
         return found
 
 
@@ -304,10 +309,8 @@ class CWTanh:
             going, gradient = going[~hit], gradient[~hit]
             if not len(going):
                 break
-            m[going] = 0.9 * m[going] + 0.1 * gradient
-            v[going] = 0.999 * v[going] + 0.001 * gradient.square()
-            adam = (m[going] / (1 - 0.9**step)) / ((v[going] / (1 - 0.999**step)).sqrt() + 1e-8)
-            w[going] = w[going] - self.lr * adam
+            m[going], v[going], direction = adam(m[going], v[going], gradient, step)
+            w[going] -= self.lr * direction
         return best, success
 
 
