@@ -1,5 +1,7 @@
 """The main job: train and measure what the notebooks need, execute them, write the report."""
 
+import base64
+import io
 import multiprocessing
 import os
 import shutil
@@ -14,6 +16,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 from tqdm import tqdm
 
 from l2lkit import experiments, report
@@ -264,8 +267,8 @@ def execute(store: Store, path: Path) -> str | None:
 
 
 def publish_notebook(store: Store, path: Path) -> None:
-    """Put the executed notebook in place of the source: outputs as they came, without papermill's
-    parameter cell, timings and paths."""
+    """Put the executed notebook in place of the source: outputs as they came but for pictures in
+    256 colours, a third of the size, and without papermill's parameter cell, timings and paths."""
     notebook = nbformat.read(executed(store, path), as_version=4)
     notebook.metadata.pop("papermill", None)
     injected = "injected-parameters"
@@ -275,4 +278,14 @@ def publish_notebook(store: Store, path: Path) -> None:
             cell.metadata.pop(key, None)
         if cell.metadata.get("tags") == []:
             del cell.metadata["tags"]
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = _smaller(output.data["image/png"])
     write_atomically(path, lambda p: nbformat.write(notebook, os.fspath(p)))
+
+
+def _smaller(png: str) -> str:
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
