@@ -416,11 +416,3 @@ def batches(
     for part in parts:
         chosen = crop_and_flip(images[part], generator) if augment else images[part]
         yield chosen.float() / 255, labels[part]
-
-
-def eval_batches(
-    images: Tensor, labels: Tensor, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images in order as float32 (B, C, H, W) in [0, 1] with their int64 labels (B,)."""
-    for part, part_labels in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        yield part.float() / 255, part_labels

@@ -9,6 +9,7 @@ notebooks, which then find everything measured.
 import copy
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -177,9 +178,9 @@ def named_attacks(store: Store, seed: int, epsilon: float = EPSILON) -> dict[str
     }
     for name in reversed(LEARNED):
         model = store.model(name, seed)
-        attacker = copy.copy(model.attack)  # shares φ; only ε is its own
-        attacker.epsilon = epsilon  # type: ignore[union-attr]
-        attacks[f"{model.defence} attacker"] = attacker  # type: ignore[assignment]
+        attacker: Any = copy.copy(model.attack)  # shares φ; only ε is its own
+        attacker.epsilon = epsilon
+        attacks[f"{model.defence} attacker"] = attacker
     return attacks
 
 

@@ -64,6 +64,7 @@ class Players:
 
 
 def _place(module: nn.Module, device: torch.device) -> None:
+    # torch's own types for Module.to leave out the memory format alone.
     module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

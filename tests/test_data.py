@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision import datasets
 
 from l2lkit import digits
-from l2lkit.data import CIFAR10_CLASSES, batches, crop_and_flip, default_data_dir, eval_batches
+from l2lkit.data import CIFAR10_CLASSES, batches, crop_and_flip, default_data_dir
 from l2lkit.data import load as load_dataset
 from l2lkit.errors import InputError
 
@@ -320,6 +320,3 @@ def test_batches_give_every_image_once(n, size, sizes):
     assert torch.equal(torch.cat([x for x, _ in plain]), images[order].float() / 255)
     for (x, y), (x2, y2) in zip(epoch(5, True), epoch(5, True), strict=True):
         assert torch.equal(x, x2) and torch.equal(y, y2) and x.max() <= 1
-    ordered = list(eval_batches(images, labels, size))
-    assert torch.equal(torch.cat([x for x, _ in ordered]), images.float() / 255)
-    assert torch.cat([y for _, y in ordered]).tolist() == list(range(n))

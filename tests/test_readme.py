@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
     delta = attack(f, x, y)
     assert 0 < delta.abs().max() <= 0.031 + 1e-6
     assert attack.pattern.abs().max() > 0  # it climbed
+
+    # And as a player of its own, as the text below the code says.
+    class MyLearned(recipes.Learned):
+        def build(self, channels):
+            return names["Universal"]()
+
+    recipe = replace(names["store"].recipe("grad"), attack=MyLearned(steps=1))
+    model = names["store"].model(recipe)
+    assert isinstance(model.attack, names["Universal"])
+    assert model.attack.pattern.abs().max() > 0
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/python -m l2lkit (.*)$", README, re.M))
