@@ -1,4 +1,5 @@
-"""Learned attackers g(·; φ): the papers' networks, and the three ways of feeding them.
+"""Learned attackers g(·; φ): the papers' networks, and the three ways of feeding them; last, the
+player of Free adversarial training.
 
 An attacker answers the same call as the attacks of `l2lkit.attacks`,
 
@@ -193,3 +194,31 @@ class GradAttacker(nn.Module):
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Tensor:
         return last(self.iterates(classifier, images, labels, generators))
+
+
+class FreeAttacker(nn.Module):
+    """Free adversarial training's player (Shafahi et al. 2019): φ is the perturbation itself.
+
+    `delta` (N, C, H, W) belongs to a place in the batch, not to an image: it starts at zero, stays
+    from batch to batch, and is kept in the ε-ball. It attacks the batches it is trained on and no
+    others; InputError for images of another shape or more of them.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], epsilon: float = 0.031):
+        super().__init__()
+        check_epsilon(epsilon)
+        self.epsilon = epsilon
+        self.delta = nn.Parameter(torch.zeros(shape))
+
+    def forward(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
+    ) -> Tensor:
+        check_batch(images, labels)
+        if len(images) > len(self.delta) or images.shape[1:] != self.delta.shape[1:]:
+            raise InputError(
+                f"This perturbation is {tuple(self.delta.shape)}: it has none for images of shape "
+                f"{tuple(images.shape)}."
+            )
+        with torch.no_grad():  # not `project`: through its clamp no gradient reaches |δ| = ε
+            self.delta.clamp_(-self.epsilon, self.epsilon)
+        return (images + self.delta[: len(images)]).clamp(0, 1) - images

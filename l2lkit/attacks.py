@@ -29,6 +29,9 @@ Attack = Callable[..., Tensor]
 Generators = Sequence[torch.Generator] | None
 
 
+WHOLE = ("steps", "inner_steps", "draws", "epochs", "batch_size", "replays")
+
+
 def check_epsilon(epsilon: float) -> None:
     """Raise InputError unless ε is a finite number in [0, 1]."""
     if not (math.isfinite(epsilon) and 0 <= epsilon <= 1):
@@ -43,7 +46,7 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive number, not {value}.")
-        if name in ("steps", "inner_steps", "draws", "epochs", "batch_size") and value % 1:
+        if name in WHOLE and value % 1:
             raise InputError(f"{name} must be a whole number, not {value}.")
 
 
@@ -70,7 +73,8 @@ def project(delta: Tensor, images: Tensor, epsilon: float) -> Tensor:
 
 
 def input_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """∇ₓ ℓ(f(x), y), each image's own cross-entropy gradient (N, C, H, W), detached."""
+    """∇ₓ ℓ(f(x), y), each image's own cross-entropy gradient (N, C, H, W), detached. `labels` are
+    classes (N,) or probabilities (N, classes)."""
     with torch.enable_grad():
         x = images.detach().requires_grad_()
         loss = F.cross_entropy(classifier(x), labels, reduction="sum")
@@ -141,19 +145,24 @@ class PGM:
 
     δ ← Π(δ + η sign ∇ₓℓ(f(x + δ), y)), `steps` (T) times with step size η. The defaults are the
     evaluation of the ICLR 2020 version. `start` is "uniform" in the ε-ball (as that text says),
-    "gaussian" with deviation 0.001 (as the authors' code does) or "zero" (equation 2).
+    "gaussian" with deviation 0.001 (as the authors' code does) or "zero" (equation 2). `against`
+    is "labels", or "prediction": then the loss is the distance to the classifier's own answer on
+    the clean image, KL(f(x) ‖ f(x + δ)), as TRADES has it (Zhang et al. 2019, Algorithm 1).
     """
 
     epsilon: float = 0.031
     steps: int = 20
     step_size: float = 0.003
     start: str = "uniform"
+    against: str = "labels"
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
         check_positive(steps=self.steps, step_size=self.step_size)
         if self.start not in ("uniform", "gaussian", "zero"):
             raise InputError(f"start must be uniform, gaussian or zero, not '{self.start}'.")
+        if self.against not in ("labels", "prediction"):
+            raise InputError(f"against must be labels or prediction, not '{self.against}'.")
 
     @property
     def label(self) -> str:
@@ -169,8 +178,13 @@ class PGM:
             delta = project(uniform(images, self.epsilon, generators), images, self.epsilon)
         elif self.start == "gaussian":
             delta = project(gaussian(images, 0.001, generators), images, self.epsilon)
+        targets = labels
+        if self.against == "prediction":
+            # Cross-entropy against probabilities is the KL up to a constant.
+            with torch.no_grad():
+                targets = classifier(images).softmax(1)
         for _ in range(self.steps):
-            gradient = input_gradient(classifier, images + delta, labels)
+            gradient = input_gradient(classifier, images + delta, targets)
             delta = project(delta + self.step_size * gradient.sign(), images, self.epsilon)
             yield delta
 

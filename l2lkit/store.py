@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -168,8 +168,9 @@ class Store:
     """The models and measurements of one profile on one dataset, computed when first asked for.
 
     `profile`: smoke, quick or paper. `dataset`, `data`: as `l2lkit.data.load` takes them.
-    `device`: auto, cpu or cuda. `seed`: the first of the profile's seeds. `output`: the directory
-    that gets runs/ and figures/ (default: the project's). Raises InputError for an unknown name
+    `device`: auto, cpu or cuda. `seed`: the first of the seeds, `seeds`: how many (default: the
+    profile's number). `output`: the directory that gets runs/ and figures/ (default: the
+    project's). Raises InputError for an unknown name
     at once; the data are read when first needed.
     """
 
@@ -180,10 +181,13 @@ class Store:
         data: str | Path | None = None,
         device: str = "auto",
         seed: int = 0,
+        seeds: int | None = None,
         output: str | Path | None = None,
         on_progress: Callable[[str, float], None] | None = None,
     ):
         self.profile = recipes.profile(profile)
+        if seeds is not None:
+            self.profile = replace(self.profile, seeds=seeds)
         self.dataset, self._data, self.seed = dataset, data, seed
         self.device = pick_device(device)
         self.on_progress = on_progress or (lambda what, share: None)
@@ -197,6 +201,8 @@ class Store:
             )
         if not 0 <= seed < 2**31:
             raise InputError(f"--seed must be 0 or more and below 2^31, not {seed}.")
+        if self.profile.seeds < 1:
+            raise InputError(f"--seeds must be 1 or more, not {seeds}.")
 
     @cached_property
     def data(self) -> datasets.Dataset:
@@ -310,7 +316,7 @@ class Store:
         return {
             "profile": self.profile.name, "dataset": self.dataset,
             "data": os.fspath(Path(self._data).resolve()) if self._data else None,
-            "device": str(self.device), "seed": self.seed,
+            "device": str(self.device), "seed": self.seed, "seeds": self.profile.seeds,
             "output": os.fspath(self.output.resolve()),
         }  # fmt: skip
 

@@ -20,7 +20,7 @@ from l2lkit.classifiers import make_classifier
 from l2lkit.data import Dataset, batches
 from l2lkit.errors import InputError
 from l2lkit.evaluation import trajectory
-from l2lkit.recipes import Learned, Recipe
+from l2lkit.recipes import Free, Learned, Recipe
 
 PROBE_CLEAN, PROBE_ATTACKED = 1000, 128  # test images watched after each epoch
 
@@ -41,9 +41,10 @@ class Players:
         classifier = make_classifier(recipe.classifier, data.num_classes, data.channels, size)
         _place(classifier, device)
         optimisers = {"classifier": recipe.optimiser.build(classifier.parameters(), ascend=False)}
-        if not isinstance(recipe.attack, Learned):
+        if not isinstance(recipe.attack, Learned | Free):
             return cls(recipe, classifier, recipe.attack, optimisers)
-        attacker = recipe.attack.build(data.channels)
+        # A last image that would be alone joins the batch before it.
+        attacker = recipe.attack.build((recipe.batch_size + 1, *data.train_images.shape[1:]))
         _place(attacker, device)
         optimisers["attacker"] = recipe.attack.optimiser.build(attacker.parameters(), ascend=True)
         return cls(recipe, classifier, attacker, optimisers)
@@ -87,15 +88,26 @@ def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor
     with _autocast(recipe, x.device):
         logits = f(x + delta)
         loss = F.cross_entropy(logits, y)
-        total = loss
-        if recipe.clean_weight:
-            total = total + recipe.clean_weight * F.cross_entropy(f(x), y)
+        total = _total(recipe, loss, logits, f, x, y)
     for optimiser in players.optimisers.values():
         optimiser.zero_grad(set_to_none=True)
     total.backward()
     for optimiser in players.optimisers.values():
         optimiser.step()
     return loss.detach(), logits.detach(), delta.detach()
+
+
+def _total(
+    recipe: Recipe, loss: Tensor, logits: Tensor, f: nn.Module, x: Tensor, y: Tensor
+) -> Tensor:
+    """What the players move on: the adversarial loss, with what a recipe adds to it."""
+    if recipe.clean_weight:
+        loss = loss + recipe.clean_weight * F.cross_entropy(f(x), y)
+    if recipe.trades:
+        clean = f(x)
+        distance = F.kl_div(logits.log_softmax(1), clean.softmax(1), reduction="batchmean")
+        loss = F.cross_entropy(clean, y) + recipe.trades * distance
+    return loss
 
 
 def _play_alternating(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,9 +119,7 @@ def _play_alternating(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, T
             delta = g(f, x, y)
         logits = f(x + delta)
         loss = F.cross_entropy(logits, y)
-        total = loss
-        if recipe.clean_weight:
-            total = total + recipe.clean_weight * F.cross_entropy(f(x), y)
+        total = _total(recipe, loss, logits, f, x, y)
     players.optimisers["classifier"].zero_grad(set_to_none=True)
     total.backward()
     players.optimisers["classifier"].step()
@@ -187,7 +197,7 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
     draw = torch.Generator().manual_seed(seed * 100_003 + epoch)
     torch.manual_seed(seed * 100_003 + epoch + 50_000)
     rates = {"classifier": recipe.optimiser.lr_at(epoch, recipe.epochs)}
-    if isinstance(recipe.attack, Learned):
+    if isinstance(recipe.attack, Learned | Free):
         rates["attacker"] = recipe.attack.optimiser.lr_at(epoch, recipe.epochs)
     for name, rate in rates.items():
         for group in players.optimisers[name].param_groups:
@@ -200,10 +210,11 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
         data.train_images, data.train_labels, recipe.batch_size, draw, data.augment
     ):
         x = x.contiguous(memory_format=torch.channels_last)
-        loss, logits, delta = play(players, x, y)
-        right = (logits.argmax(1) == y).sum()
-        size = delta.abs().mean()
-        sums += torch.stack([loss * len(x), right, size * len(x), sums.new_tensor(len(x))])
+        for _ in range(recipe.attack.replays if isinstance(recipe.attack, Free) else 1):
+            loss, logits, delta = play(players, x, y)
+            right = (logits.argmax(1) == y).sum()
+            size = delta.abs().mean()
+            sums += torch.stack([loss * len(x), right, size * len(x), sums.new_tensor(len(x))])
     total_loss, right_count, total_delta, seen = sums.tolist()
     epsilon = getattr(recipe.attack, "epsilon", None)
     return {

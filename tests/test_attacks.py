@@ -138,7 +138,8 @@ def test_refuses_a_wrong_epsilon(name, epsilon):
     ("kind", "setting", "value"),
     [
         (PGM, "steps", 0), (PGM, "step_size", 0.0), (PGM, "step_size", math.nan),
-        (PGM, "start", "corner"), (CW, "steps", 0), (CW, "c", -1.0), (CW, "lr", math.inf),
+        (PGM, "start", "corner"), (PGM, "against", "logits"),
+        (CW, "steps", 0), (CW, "c", -1.0), (CW, "lr", math.inf),
         (CWTanh, "inner_steps", 0), (CWTanh, "c_min", 0.0), (CWTanh, "c_max", math.inf),
         (RandomSearch, "draws", 0),
     ],
@@ -278,6 +279,26 @@ def test_pgm_against_a_plain_loop():
         adversarial = torch.minimum(torch.maximum(adversarial, x - 0.05), x + 0.05).clamp(0, 1)
         delta = adversarial - x
         torch.testing.assert_close(expected, delta, rtol=0, atol=1e-12)
+
+
+def test_pgm_against_the_prediction_climbs_the_divergence():
+    """As TRADES prints it: KL(f(x) ‖ f(x + δ)), whatever the labels say."""
+    torch.manual_seed(0)
+    f = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    x, delta = torch.rand(5, 3, 2, 2).double(), None
+    attack = PGM(epsilon=0.1, steps=4, step_size=0.03, against="prediction")
+    generators = [torch.Generator().manual_seed(i) for i in range(5)]
+    noise = torch.stack([torch.rand(3, 2, 2, generator=g) for g in generators]).double()
+    delta = (x + 0.1 * (2 * noise - 1)).clamp(0, 1) - x
+    p = f(x).softmax(1).detach()
+    for _ in range(4):
+        d = delta.clone().requires_grad_()
+        divergence = (p * (p.log() - f(x + d).log_softmax(1))).sum()
+        (climb,) = torch.autograd.grad(divergence, d)
+        delta = (x + (delta + 0.03 * climb.sign()).clamp(-0.1, 0.1)).clamp(0, 1) - x
+    for labels in (torch.zeros(5, dtype=torch.int64), torch.ones(5, dtype=torch.int64)):
+        again = [torch.Generator().manual_seed(i) for i in range(5)]
+        torch.testing.assert_close(attack(f, x, labels, again), delta)
 
 
 @pytest.mark.parametrize("start", ["uniform", "gaussian", "zero"])

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import savemat
 from torchvision import datasets
 
 from l2lkit import digits
@@ -99,15 +100,19 @@ def test_cifar_batches(monkeypatch, tmp_path, name):
         load_dataset(name, tmp_path)
 
 
-def test_svhn_mat(monkeypatch, tmp_path):
-    scipy_io = pytest.importorskip("scipy.io")
+def fake_svhn(monkeypatch, root: Path, train=(10, 1, 9), test=(5, 10)) -> dict[str, np.ndarray]:
     splits, arrays = dict(datasets.SVHN.split_list), {}
-    for split, labels in (("train", [10, 1, 9]), ("test", [5, 10])):
+    for split, labels in (("train", train), ("test", test)):
         arrays[split] = pixels(32, 32, 3, len(labels))
-        file = tmp_path / splits[split][1]
-        scipy_io.savemat(file, {"X": arrays[split], "y": np.array(labels, np.uint8)[:, None]})
+        file = root / splits[split][1]
+        savemat(file, {"X": arrays[split], "y": np.array(labels, np.uint8)[:, None]})
         splits[split] = [*splits[split][:2], hashlib.md5(file.read_bytes()).hexdigest()]
     monkeypatch.setattr(datasets.SVHN, "split_list", splits)
+    return arrays
+
+
+def test_svhn_mat(monkeypatch, tmp_path):
+    arrays = fake_svhn(monkeypatch, tmp_path)
     data = load_dataset("svhn", tmp_path)
     assert data.train_labels.tolist() == [0, 1, 9] and data.test_labels.tolist() == [5, 0]
     assert data.train_images[2, 1, 30, 4] == arrays["train"][30, 4, 1, 2]

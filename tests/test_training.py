@@ -14,7 +14,16 @@ from torch import nn
 from l2lkit.attacks import FGSM, PGM
 from l2lkit.classifiers import make_classifier
 from l2lkit.errors import InputError
-from l2lkit.recipes import PROFILES, RECIPES, Learned, Optimiser, Recipe, at_scale, recipe
+from l2lkit.recipes import (
+    PROFILES,
+    RECIPES,
+    Free,
+    Learned,
+    Optimiser,
+    Recipe,
+    at_scale,
+    recipe,
+)
 from l2lkit.training import Players, play, train
 
 PLAIN_SGD = Optimiser(lr=0.05, momentum=0.0, weight_decay=0.0)
@@ -22,10 +31,10 @@ COLUMNS = ["epoch", "train_loss", "train_accuracy", "delta", "clean_loss", "clea
            "adv_loss", "adv_accuracy", "lr", "attacker_lr", "seconds"]  # fmt: skip
 
 
-def tiny(attack="grad", **changes) -> Recipe:
+def tiny(name="grad", **changes) -> Recipe:
     """The ICLR 2020 recipe, small, and with optimisers that do nothing but θ ∓ lr·∇."""
     small = replace(
-        recipe(f"iclr2020/{attack}"), classifier="wrn-10-1", epochs=1, batch_size=16,
+        recipe(f"iclr2020/{name}"), classifier="wrn-10-1", epochs=1, batch_size=16,
         optimiser=PLAIN_SGD,
     )  # fmt: skip
     if isinstance(small.attack, Learned):
@@ -192,6 +201,70 @@ def test_the_classifier_goes_down_and_the_attacker_up(colours, kind, update):
     assert ascent(game.attack) > ascent(g)
 
 
+def test_free_training_is_its_algorithm(colours):
+    """Two batches, three replays each: Algorithm 1 of Shafahi et al. (2019) by hand."""
+    game = players(tiny("plain", attack=Free(epsilon=0.1, replays=3), batch_size=32), colours)
+    f, delta = deepcopy(game.classifier), torch.zeros(16, 3, 16, 16, dtype=torch.float64)
+    game.attack.double()
+    for part in (slice(0, 16), slice(16, 32)):
+        x, y = batch(colours, part)
+        x = 0.05 + 0.9 * x  # off 0 and 1, where rounding decides what the range clips
+        for _ in range(3):
+            noise = delta.clone().requires_grad_()
+            loss = F.cross_entropy(f((x + noise).clamp(0, 1)), y)
+            (climb,) = torch.autograd.grad(loss, noise, retain_graph=True)
+            theta = step(f, loss, -0.05)
+            with torch.no_grad():
+                for p, new in zip(f.parameters(), theta, strict=True):
+                    p.copy_(new)
+            delta = (delta + 0.1 * climb.sign()).clamp(-0.1, 0.1)
+            play(game, x, y)
+    same(game.classifier.parameters(), f.parameters())
+    torch.testing.assert_close(game.attack.delta.detach()[:16].clamp(-0.1, 0.1), delta)
+    assert 0.3 < delta.abs().mean() / 0.1 < 1  # signs turned: some pixels are back at zero
+
+
+def test_free_replays_every_batch(colours):
+    seen = []
+    small = tiny("plain", attack=Free(epsilon=0.1, replays=3), batch_size=32)
+    with pytest.MonkeyPatch.context() as patch:
+        def watch(game, x, y):
+            seen.append(y.tolist())
+            return play(game, x, y)
+
+        patch.setattr("l2lkit.training.play", watch)
+        train(small, colours, seed=0)
+    assert len(seen) == 6 and seen[0] == seen[1] == seen[2] != seen[3] == seen[4] == seen[5]
+
+
+def test_free_perturbs_no_other_images(colours):
+    game = players(tiny("plain", attack=Free(), batch_size=32), colours)
+    x, y = batch(colours, slice(0, 48))
+    with pytest.raises(InputError, match="has none for images of shape"):
+        game.attack(game.classifier, x, y)
+
+
+def test_a_trades_step_by_hand(colours):
+    """Clean cross-entropy plus β KL(f(x) ‖ f(x + δ)), with the gradient through both answers."""
+    attack = PGM(epsilon=0.1, steps=2, step_size=0.06, start="gaussian", against="prediction")
+    game = players(tiny("plain", attack=attack, trades=6.0), colours)
+    x, y = batch(colours)
+    f = deepcopy(game.classifier)
+    f.eval()
+    torch.manual_seed(5)
+    delta = attack(f, x, y)
+    f.train()
+    log_q, p = f(x + delta).log_softmax(1), f(x).softmax(1)
+    divergence = (p * (p.log() - log_q)).sum(1).mean()
+    f_for_clean = F.cross_entropy(f(x), y)
+    theta = step(f, f_for_clean + 6 * divergence, -0.05)
+    torch.manual_seed(5)
+    loss, _, got = play(game, x, y)
+    torch.testing.assert_close(got, delta)
+    torch.testing.assert_close(loss, F.cross_entropy(log_q, y).detach())  # what the log shows
+    same(game.classifier.parameters(), theta)
+
+
 def test_momentum_and_decay_pull_an_ascending_player_too():
     """Weight decay shrinks φ while the gradient of the loss is climbed."""
     for kind in ("sgd", "adam"):
@@ -301,8 +374,8 @@ def test_every_recipe_runs_for_an_epoch_at_smoke_scale(colours, plain, name):
         assert log.delta[0] == 0
     else:
         assert 0 < log.delta[0] <= 1 + 1e-6
-    assert (log.attacker_lr[0] > 0) == isinstance(small.attack, Learned)
-    if isinstance(small.attack, Learned):
+    assert (log.attacker_lr[0] > 0) == isinstance(small.attack, Learned | Free)
+    if isinstance(small.attack, Learned | Free):
         assert not game.attack.training
         torch.manual_seed(0)
         new = Players.build(small, colours, torch.device("cpu")).attack
