@@ -26,7 +26,8 @@ Options of the run:
   --dataset NAME     data set to use; default: digits (needs no download)
   --data DIR|ZIP     folder or zip file that holds the data set
   --device NAME      auto, cpu or cuda; default: auto
-  --seed N           first seed; the profile says how many follow; default: 0
+  --seed N           first seed; default: 0
+  --seeds N          how many seeds; default: the profile's number
   --output DIR       where runs/ and figures/ go; default: this repository
   --publish          copy the executed notebooks back into notebooks/
 
@@ -222,7 +223,7 @@ main() {
             --publish)
                 options+=("$1")
                 ;;
-            --profile | --only | --dataset | --data | --device | --seed | --output | --*=*)
+            --profile | --only | --dataset | --data | --device | --seed | --seeds | --output | --*=*)
                 if [ "$option" != "$1" ]; then
                     value=${1#*=}
                 elif [ $# -gt 1 ]; then
@@ -238,7 +239,7 @@ main() {
                     --device=*) misuse "--device is auto, cpu or cuda, not '$value'" ;;
                     --data=/* | --output=/*) ;;
                     --data=* | --output=*) value=$caller/$value ;;
-                    --only=* | --dataset=* | --seed=*) ;;
+                    --only=* | --dataset=* | --seed=* | --seeds=*) ;;
                     *) misuse "unknown option $option" ;;
                 esac
                 options+=("$option" "$value")

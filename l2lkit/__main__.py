@@ -26,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
                         help="auto (default), cpu or cuda")  # fmt: skip
     shared.add_argument("--seed", type=int, default=0, metavar="N",
                         help="first seed (default 0)")  # fmt: skip
+    shared.add_argument("--seeds", type=int, metavar="N",
+                        help="how many seeds (default: the profile's number)")  # fmt: skip
     shared.add_argument("--output", metavar="DIR",
                         help="where runs/ and figures/ go (default: the project)")  # fmt: skip
 
@@ -82,7 +84,7 @@ def _command(args: argparse.Namespace) -> int:
         return 0
     store = Store(
         args.profile, dataset=args.dataset, data=args.data, device=args.device, seed=args.seed,
-        output=args.output,
+        seeds=args.seeds, output=args.output,
     )  # fmt: skip
     if args.command == "run":
         return 1 if pipeline.run(store, args.only, args.publish) else 0

@@ -292,6 +292,7 @@ class Profile:
     lr: float = 0.05
     attacker_lr: float = 5e-3
     replays: int = 4
+    trades: float = 1.0
     precision: str = "bfloat16"
     threads: int | None = 1
 
@@ -319,7 +320,8 @@ def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
     attackers push a small classifier to chance before it has learnt anything. An Adam attacker
     learns faster, since it has a small fraction of the paper's steps to learn in; a classifier
     with Adam keeps its rate. Free training has as many epochs as the others, too few to divide
-    by its replays, and fewer replays.
+    by its replays, and fewer replays. TRADES has the smaller β of the two its authors report: at
+    6 the small classifier ends at chance.
     """
     if profile.name == "paper":
         return recipe
@@ -339,6 +341,7 @@ def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
         classifier=profile.classifier,
         epochs=profile.plain_epochs if plain else profile.epochs,
         batch_size=profile.batch_size,
+        trades=min(recipe.trades, profile.trades),
         optimiser=replace(
             recipe.optimiser, lr=recipe.optimiser.lr if recipe.optimiser.kind == "adam" else rate,
             milestones=(0.5, 0.8), decay=0.2,

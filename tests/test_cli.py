@@ -38,7 +38,7 @@ def command(folder, tmp_path, capsys):
 
 BAD = [
     (("train", "sgd"), {}, "Unknown recipe 'iclr2020/sgd': choose iclr2020/plain"),
-    (("train", "2018/pgm"), {}, "Unknown recipe '2018/pgm': choose"),
+    (("train", "2018/2step"), {}, "Unknown recipe '2018/2step': choose"),
     (("evaluate", "plain", "grat"), {}, "Unknown recipe 'iclr2020/grat': choose"),
     (("train", "plain"), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
     (("train", "plain"), {"data": "/does/not/exist"}, "There is no dataset 'tiny'"),

@@ -118,6 +118,13 @@ def test_a_small_scale_changes_adams_rate_for_the_attacker_only():
     assert sgd.attack.optimiser == RECIPES["v2/grad-wide"].attack.optimiser
 
 
+def test_a_small_scale_eases_free_and_trades():
+    quick = PROFILES["quick"]
+    assert at_scale(RECIPES["today/free"], quick).attack.replays == quick.replays < 8
+    assert at_scale(RECIPES["today/trades"], quick).trades == quick.trades < 6
+    assert at_scale(RECIPES["iclr2020/pgm"], quick).trades == 0
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_warm_starts_exist_and_the_paper_scale_changes_nothing(name):
     assert at_scale(RECIPES[name], PROFILES["paper"]) == RECIPES[name]
