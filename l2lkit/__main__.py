@@ -1,11 +1,23 @@
-"""Command line: `python -m l2lkit run | train | evaluate | recipes`."""
+"""Command line: `python -m l2lkit run | train | evaluate | table | recipes | published`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from l2lkit.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+PUBLISHED = {  # the filters of `published`, columns of its file
+    "version": "2018, v2, iclr2020 or l2l-da",
+    "table": "2, 1a, \"section 3\", \"Appendix B\"",
+    "dataset": "cifar10, cifar100, svhn or mnist",
+    "method": "a defence by the paper's name, as \"Grad L2L\"",
+    "attack": "Clean, FGSM, PGM-10, PGM-20, PGM-100, CW, \"epoch time\", …",
+    "recipe": "the recipe that answers the number; grad means iclr2020/grad",
+}
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
@@ -52,7 +64,19 @@ def parser() -> argparse.ArgumentParser:
                                "(default 0.031)")  # fmt: skip
     evaluate.add_argument("--images", type=int, metavar="N", help="first N test images only")
 
-    commands.add_parser("recipes", help="list the recipes and where they come from")
+    table = commands.add_parser("table", parents=[shared], help="white-box accuracy of recipes "
+                                "beside the published; empty where nothing is trained")  # fmt: skip
+    table.add_argument("recipes", nargs="*", metavar="recipe", help="default: all of `recipes`")
+    table.add_argument("--train", action="store_true", help="train the models that are not there")
+
+    listed = commands.add_parser("recipes", help="the recipes, and the rows of the papers' tables "
+                                 "that they answer")  # fmt: skip
+    printed = commands.add_parser("published", help="the numbers that the papers print, and the "
+                                  "recipes that answer them")  # fmt: skip
+    for column, words in PUBLISHED.items():
+        printed.add_argument(f"--{column}", metavar="NAME", help=words)
+    for command in (table, listed, printed):
+        command.add_argument("--json", action="store_true", help="as JSON")
     return top
 
 
@@ -74,13 +98,15 @@ def _command(args: argparse.Namespace) -> int:
     # Imported here so that --help answers at once.
     from tqdm import tqdm
 
-    from l2lkit import pipeline, recipes
+    from l2lkit import pipeline, published, recipes, tables
     from l2lkit.attacks import attack_by_name
     from l2lkit.store import Store
 
     if args.command == "recipes":
-        for recipe in recipes.RECIPES.values():
-            print(f"{recipe.name:16} {recipe.defence:12} {recipe.source}")
+        _print(published.answers(), args.json)
+        return 0
+    if args.command == "published":
+        _print(published.select(**{c: getattr(args, c) for c in PUBLISHED}), args.json)
         return 0
     store = Store(
         args.profile, dataset=args.dataset, data=args.data, device=args.device, seed=args.seed,
@@ -88,7 +114,7 @@ def _command(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if args.command == "run":
         return 1 if pipeline.run(store, args.only, args.publish) else 0
-    names = [args.recipe] if args.command == "train" else args.recipes
+    names = [args.recipe] if args.command == "train" else args.recipes or list(recipes.RECIPES)
     chosen = [store.recipe(name) for name in names]
     if args.command == "evaluate":
         attacks = {name: attack_by_name(name, args.epsilon) for name in args.attacks.split(",")}
@@ -97,6 +123,11 @@ def _command(args: argparse.Namespace) -> int:
     pipeline.check_output(store)
     with tqdm(disable=None, bar_format="{desc}", leave=False) as bar:
         store.on_progress = lambda what, share: bar.set_description_str(what)
+        if args.command == "table":
+            found = tables.compare(store, names, args.train)
+            bar.clear()
+            _print(found, args.json)
+            return 0
         for recipe in chosen:
             model = store.model(recipe)
             if args.command == "train":
@@ -107,6 +138,15 @@ def _command(args: argparse.Namespace) -> int:
                 cells = "  ".join(f"{a} {100 * r.mean():.1f}%" for a, r in right.items())
                 tqdm.write(f"{recipe.name}, seed {args.seed} ({model.status}): {cells}")
     return 0
+
+
+def _print(frame: "pd.DataFrame", as_json: bool) -> None:
+    from l2lkit import published
+
+    if as_json:
+        print(frame.to_json(orient="records", indent=1, force_ascii=False))  # NaN is null
+    else:
+        print(published.text(frame))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ def command(folder, tmp_path, capsys):
 BAD = [
     (("train", "sgd"), {}, "Unknown recipe 'iclr2020/sgd': choose iclr2020/plain"),
     (("train", "2018/2step"), {}, "Unknown recipe '2018/2step': choose"),
+    (("table", "plain", "grat"), {}, "Unknown recipe 'iclr2020/grat': choose"),
+    (("table", "plain"), {"seeds": 0}, "--seeds must be 1 or more, not 0"),
     (("evaluate", "plain", "grat"), {}, "Unknown recipe 'iclr2020/grat': choose"),
     (("train", "plain"), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
     (("train", "plain"), {"data": "/does/not/exist"}, "There is no dataset 'tiny'"),
@@ -100,12 +102,42 @@ def test_a_wrong_usage_exits_with_2(words, capsys):
     assert "usage: python -m l2lkit" in capsys.readouterr().err
 
 
-def test_recipes_lists_all(capsys):
+def test_recipes_lists_all_with_the_tables_they_answer(capsys):
     assert main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split()[0] for line in lines] == list(RECIPES)
     assert all(r.defence in line and r.source in line
                for r, line in zip(RECIPES.values(), lines, strict=True))  # fmt: skip
+    assert main(["recipes", "--json"]) == 0
+    rows = {row["recipe"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == list(RECIPES)
+    assert rows["2018/grad"]["tables"] == "2018 Table 1, 2018 Table 2"
+    assert rows["2018/grad"]["datasets"] == "cifar10, cifar100"
+    assert rows["v2-svhn/2step-wide"]["datasets"] == "svhn"
+    assert "Table 8" in rows["iclr2020/grad-slim"]["tables"]
+    assert rows["today/trades"]["tables"] == ""
+
+
+def test_published_prints_and_filters(capsys):
+    assert main(["published", "--recipe", "grad", "--attack", "PGM-20", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(r["dataset"], r["value"]) for r in rows} == {("cifar10", 51.17), ("cifar100", 28.67)}
+    assert main(["published", "--version", "2018", "--attack", "epoch time"]) == 0
+    assert "421.56" in capsys.readouterr().out
+    assert main(["published", "--version", "2019"]) == 2
+    assert "has the version '2019': choose 2018, v2, iclr2020" in capsys.readouterr().err
+
+
+def test_table_measures_what_is_trained_and_leaves_the_rest_empty(command):
+    status, out, err = command("table", "grad", "2018/plain", "--json")
+    assert status == 0 and err == ""
+    assert all(row["measured"] is None for row in json.loads(out))
+    status, out, _ = command("table", "grad", "--train", "--json")
+    (pgm,) = (r for r in json.loads(out) if r["attack"] == "PGM-20")
+    assert (pgm["published"], pgm["dataset"], pgm["difference"]) == (51.17, "cifar10", None)
+    assert 0 <= pgm["measured"] <= 100
+    status, out, _ = command("table", "grad", "2018/plain")
+    assert status == 0 and "51.17" in out and "1 of 1" in out and "0 of 1 (1 not trained)" in out
 
 
 def test_train_then_evaluate(command, tmp_path):
