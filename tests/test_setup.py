@@ -70,7 +70,7 @@ def sourced(code):
 
 def test_lock_pins_every_declared_dependency():
     pins = [requirement for requirement, _, _ in lock_entries(LOCK)]
-    declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    declared = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
     for environment in environments():
         for wanted in map(Requirement, declared):
             if not applies(wanted, environment):
