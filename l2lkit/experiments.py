@@ -7,7 +7,7 @@ notebooks, which then find everything measured.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from l2lkit.attacks import CW, FGSM, PGM, Attack, RandomSearch
 from l2lkit.evaluation import perturb, trajectory, transfer
 from l2lkit.figures import Panel
-from l2lkit.recipes import DEFENCES
+from l2lkit.recipes import DEFENCES, SLIM, TODAY, Learned
 from l2lkit.store import Model, Store
 
 EPSILON = 0.031  # ICLR 2020, section 3
@@ -27,6 +27,7 @@ EPSILONS = (0.0, 0.008, 0.016, 0.031, 0.047, 0.062, 0.125)
 LEARNED = ("naive", "grad", "2step")  # the defences with an attacker of their own
 SURROGATES = ("plain", "fgsm", "pgm")  # ICLR 2020, Tables 4 to 6
 WORST = ("PGM-20", "PGM-100", "CW")
+FIGURE_5 = ("FGSM", "PGM-20", "2-Step L2L attacker")  # ICLR 2020
 
 
 def white_box_attacks(store: Store) -> dict[str, Attack | None]:
@@ -43,14 +44,14 @@ def white_box(
     store: Store, names: Sequence[str] = DEFENCES, seeds: Sequence[int] | None = None
 ) -> pd.DataFrame:
     """Accuracy of every model under every attack: columns defence, seed, status, attack,
-    accuracy. "Own attacker" is the attack a defence was trained with, where it is learned;
+    accuracy. "Own attacker" is the network a defence was trained with, where there is one;
     "Worst" counts an image only if it survives PGM-20, PGM-100 and CW, one by one."""
     rows = []
     for name in names:
         for seed in seeds or store.seeds:
             model = store.model(name, seed)
             attacks = white_box_attacks(store)
-            if name in LEARNED:
+            if isinstance(model.recipe.attack, Learned):
                 attacks["Own attacker"] = model.attack
             right = store.correct(model, attacks, store.profile.eval_images)
             right["Worst"] = np.logical_and.reduce([right[a] for a in WORST])
@@ -58,30 +59,48 @@ def white_box(
     return pd.DataFrame(rows)
 
 
-def against_steps(store: Store) -> pd.DataFrame:
-    """Accuracy under PGM-T against T, from the runs behind the white-box table."""
-    frame = white_box(store)
+def against_steps(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:
+    """Accuracy under PGM-T against T, from the runs behind the white-box table: columns defence,
+    seed, status, attack ("PGM"), accuracy, steps."""
+    frame = white_box(store, names)
     frame = frame[frame.attack.str.match(r"PGM-\d+")]
-    return frame.assign(steps=frame.attack.str.removeprefix("PGM-").astype(int))
+    steps = frame.attack.str.removeprefix("PGM-").astype(int)
+    return frame.assign(attack="PGM", steps=steps)
 
 
 def against_epsilon(
-    store: Store, names: Sequence[str] = DEFENCES, seeds: Sequence[int] | None = None
+    store: Store,
+    names: Sequence[str] = DEFENCES,
+    seeds: Sequence[int] | None = None,
+    epsilons: Sequence[float] = EPSILONS,
 ) -> pd.DataFrame:
-    """Accuracy under PGM-10 against ε, with a step size in proportion (0.007 at 0.031)."""
+    """Accuracy under FGSM and PGM-10 against ε in [0, 1], PGM with a step size in proportion
+    (0.007 at 0.031): columns defence, seed, status, attack, epsilon, accuracy."""
+    attacks: dict[str, Attack | None] = {f"FGSM {e}": FGSM(epsilon=e) for e in epsilons}
+    for e in epsilons:
+        attacks[f"PGM-10 {e}"] = PGM(epsilon=e, steps=10, step_size=max(e, 1e-3) * 0.007 / EPSILON)
     rows = []
-    attacks = {
-        str(e): PGM(epsilon=e, steps=10, step_size=max(e, 1e-3) * 0.007 / EPSILON)
-        for e in EPSILONS
-    }
     for name in names:
         for seed in seeds or store.seeds:
             model = store.model(name, seed)
-            right = store.correct(model, attacks, store.profile.curve_images)
-            rows += [
-                _row(model) | {"epsilon": float(e), "accuracy": r.mean()} for e, r in right.items()
-            ]
+            for label, right in store.correct(model, attacks, store.profile.curve_images).items():
+                attack, epsilon = label.split()
+                rows.append(
+                    _row(model)
+                    | {"attack": attack, "epsilon": float(epsilon), "accuracy": right.mean()}
+                )
     return pd.DataFrame(rows)
+
+
+def relative(frame: pd.DataFrame, x: str, base: str = "PGM Net") -> pd.DataFrame:
+    """`frame` (columns defence, seed, attack, x, accuracy) with the column `difference`: the
+    accuracy minus that of the defence `base` of the same seed, attack and x, in percentage points;
+    empty (NaN) where `frame` has no such row of `base`. ICLR 2020, Figure 4."""
+    keys = ["seed", "attack", x]
+    bases = frame.loc[frame.defence == base, [*keys, "accuracy"]]
+    paired = frame.merge(bases, on=keys, how="left", suffixes=("", "_base"), validate="m:1")
+    paired["difference"] = 100 * (paired.accuracy - paired.pop("accuracy_base"))
+    return paired
 
 
 def measure(store: Store, name: str, seed: int) -> None:
@@ -100,14 +119,19 @@ def measure_transfer(store: Store) -> None:
     black_box(store)
 
 
-def black_box(store: Store, surrogates: Sequence[str] = SURROGATES) -> pd.DataFrame:
+def black_box(
+    store: Store,
+    targets: Sequence[str] = (*DEFENCES, *SLIM, *TODAY),
+    surrogates: Sequence[str] = SURROGATES,
+) -> pd.DataFrame:
     """Transfer (ICLR 2020, Appendix A): FGSM and PGM-10 on a surrogate of another seed, shown to
-    every defence of the store's first seed. Columns defence, surrogate, attack, accuracy."""
+    every target of the store's first seed. The published L2L rows are those of slim attackers.
+    Columns defence, seed, status, surrogate, attack, accuracy."""
     other = store.seeds[-1] if len(store.seeds) > 1 else store.seed + 1
     attacks: dict[str, Attack] = {
         "FGSM": FGSM(epsilon=EPSILON), "PGM-10": PGM(epsilon=EPSILON, steps=10),
     }  # fmt: skip
-    targets = {d: store.model(d, store.seed) for d in DEFENCES}
+    models = {name: store.model(name, store.seed) for name in targets}
     rows = []
     for name in surrogates:
         surrogate = store.model(name, other)
@@ -115,12 +139,12 @@ def black_box(store: Store, surrogates: Sequence[str] = SURROGATES) -> pd.DataFr
             found = store.measured(
                 "transfer",
                 [surrogate.id, repr(attack), store.profile.eval_images,
-                 [m.id for m in targets.values()]],
-                partial(_transfer, store, surrogate, attack, targets),
+                 [m.id for m in models.values()]],
+                partial(_transfer, store, surrogate, attack, models),
             )  # fmt: skip
             rows += [
-                _row(targets[d]) | {"surrogate": surrogate.defence, "attack": label, "accuracy": a}
-                for d, a in found.items()
+                _row(models[n]) | {"surrogate": surrogate.defence, "attack": label, "accuracy": a}
+                for n, a in found.items()
             ]
     return pd.DataFrame(rows)
 
@@ -171,7 +195,7 @@ def _losses(store: Store, model: Model, attack: Attack | None) -> list[dict]:
 
 
 def named_attacks(store: Store, seed: int, epsilon: float = EPSILON) -> dict[str, Attack]:
-    """The attacks of Figure 5 and the other learned attackers, by label, at the given ε."""
+    """FGSM, PGM-20 and the learned attackers of that seed ("… attacker"), at the given ε."""
     attacks: dict[str, Attack] = {
         "FGSM": FGSM(epsilon=epsilon),
         "PGM-20": PGM(epsilon=epsilon, step_size=max(epsilon, 1e-4) * 0.003 / EPSILON),
@@ -197,13 +221,19 @@ def panel(store: Store, model: Model, label: str, attack: Attack, index: int) ->
     )
 
 
-def perturbations(store: Store, index: int, names: Sequence[str] = ("2step", "pgm")) -> list[Panel]:
-    """ICLR 2020, Figure 5: FGSM, PGM-20 and the 2-Step attacker on 2-Step L2L and PGM Net."""
-    attacks = list(named_attacks(store, store.seed).items())[:3]
+def perturbations(
+    store: Store,
+    index: int,
+    names: Sequence[str] = ("2step", "pgm"),
+    attacks: Sequence[str] = FIGURE_5,
+) -> list[Panel]:
+    """One test image under some of the `named_attacks`, on each named classifier. The defaults are
+    Figure 5 of ICLR 2020; v2's has FGSM and PGM on FGSM Net, PGM Net and Grad L2L."""
+    known = named_attacks(store, store.seed)
     return [
-        panel(store, store.model(name, store.seed), label, attack, index)
+        panel(store, store.model(name, store.seed), label, known[label], index)
         for name in names
-        for label, attack in attacks
+        for label in attacks
     ]
 
 
@@ -219,11 +249,12 @@ def roughness(
     for name in names:
         for seed in seeds or store.seeds:
             model = store.model(name, seed)
-            for label, attack in list(named_attacks(store, seed).items())[:3]:
+            known = named_attacks(store, seed)
+            for label in FIGURE_5:
                 found = store.measured(
                     "roughness",
                     [model.id, label, store.model("2step", seed).id, store.profile.curve_images],
-                    partial(_roughness, store, model, attack),
+                    partial(_roughness, store, model, known[label]),
                 )
                 rows.append(_row(model) | {"attack": label, "roughness": found})
     return pd.DataFrame(rows)
@@ -237,7 +268,8 @@ def _roughness(store: Store, model: Model, attack: Attack) -> float:
 
 
 def example(store: Store, prefer: Sequence[str] = ("cat", "5", "apple")) -> int:
-    """The first test image of the class the papers show, of any class where there is none."""
+    """The first test image of the first of these classes that the data have, else image 0. The
+    papers show a cat (ICLR 2020), an airplane, an apple and a digit 5 (v2)."""
     for name in prefer:
         if name in store.data.class_names:
             label = store.data.class_names.index(name)
@@ -249,9 +281,7 @@ def example(store: Store, prefer: Sequence[str] = ("cat", "5", "apple")) -> int:
 
 def training_logs(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:
     """The logs of all models below one another, with defence, seed and status."""
-    return pd.concat(
-        [m.log.assign(**_row(m)) for m in store.models(names)], ignore_index=True
-    )
+    return pd.concat([m.log.assign(**_row(m)) for m in store.models(names)], ignore_index=True)
 
 
 def summary(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -299,46 +329,55 @@ def attack_gaps(losses: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-CLAIMS = (  # ICLR 2020, Table 2 and its text; section 5 for Naive L2L
-    ("Naive L2L", "Plain Net", ("PGM-20",)),
-    ("PGM Net", "Naive L2L", ("PGM-20", "Worst")),
-    ("Grad L2L", "PGM Net", ("PGM-20", "PGM-100", "CW", "Worst")),
-    ("2-Step L2L", "PGM Net", ("PGM-20", "PGM-100", "CW", "Worst")),
-    ("2-Step L2L", "Grad L2L", ("PGM-20", "PGM-100", "CW", "Worst")),
+STRONG = ("PGM-20", "PGM-100", "Worst")
+# The order under PGM that Table 2 of v2 and of ICLR 2020 print, pair by pair, and of the L2L rows
+# under CW. Plain Net and Naive L2L are both at 0 there, in an order that changes with the dataset.
+CLAIMS = (
+    ("Naive L2L", "≈", "Plain Net", ("PGM-20",)),
+    ("Naive L2L", ">", "Plain Net", STRONG),
+    ("FGSM Net", ">", "Naive L2L", STRONG),
+    ("PGM Net", ">", "FGSM Net", STRONG),
+    ("Grad L2L", "≥", "PGM Net", (*STRONG, "CW")),
+    ("2-Step L2L", "≥", "Grad L2L", (*STRONG, "CW")),
+    ("2-Step L2L", "≥", "PGM Net", (*STRONG, "CW")),
 )
+_RELATIONS: dict[str, Callable[[pd.Series], pd.Series]] = {
+    "≈": lambda gap: gap.abs() <= 10, ">": lambda gap: gap > 0, "≥": lambda gap: gap >= 0
+}  # fmt: skip
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The orderings that the paper's table shows, checked on the rows of `white_box`.
+    """The orderings that the papers' tables show, checked on the rows of `white_box`.
 
-    A row a claim: the first defence is at least as accurate as the second under that attack. The
-    difference is in percentage points, paired by seed, mean ± deviation. "holds" and "does not
-    hold" need every seed to say so; "mixed" is anything else. Naive L2L is claimed to be no better
-    than Plain Net, within 10 points. Seeds of which either model failed are left out.
+    A row a claim and an attack: the first defence is more accurate than the second (>), at least
+    as accurate (≥), or within 10 points (≈). The difference is in percentage points, paired by
+    seed, mean ± deviation. "holds" and "does not hold" need every seed to say so; "mixed" is
+    anything else. Seeds of which either model failed are left out, claims about a defence or an
+    attack that `frame` lacks too.
     """
     fine = frame[frame.status == "ok"]
     accuracy = 100 * fine.pivot_table(
         index="seed", columns=["defence", "attack"], values="accuracy"
     )
     rows = []
-    for first, second, attacks in CLAIMS:
+    for first, relation, second, attacks in CLAIMS:
         for attack in attacks:
             if not {(first, attack), (second, attack)} <= set(accuracy.columns):
                 continue
             gap = (accuracy[first, attack] - accuracy[second, attack]).dropna()
-            naive = first == "Naive L2L"
-            agree = int((gap.abs() <= 10).sum() if naive else (gap >= 0).sum())
+            agree = int(_RELATIONS[relation](gap).sum())
             words = {len(gap): "holds", 0: "does not hold"}
             rows.append(
                 {
-                    "claim": f"{first} {'about as bad as' if naive else '≥'} {second}",
+                    "claim": f"{first} {relation} {second}",
                     "under": attack,
                     "difference": _mean_deviation(gap),
                     "seeds that agree": f"{agree} of {len(gap)}",
                     "verdict": words.get(agree, "mixed") if len(gap) else "not measured",
                 }
             )
-    return pd.DataFrame(rows)
+    columns = ["claim", "under", "difference", "seeds that agree", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _mean_deviation(values: pd.Series) -> str:

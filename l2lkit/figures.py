@@ -21,6 +21,8 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
@@ -31,10 +33,13 @@ from l2lkit.errors import InputError
 _PALETTE = [mpl.colors.to_hex(c) for c in sns.color_palette("colorblind")]
 _DEFENCES = (
     "Plain Net", "FGSM Net", "PGM Net", "CW Net", "Naive L2L", "Grad L2L", "2-Step L2L",
+    "Free", "FGSM-RS", "TRADES",
 )  # fmt: skip
-DEFENCE_COLOURS = dict(zip(_DEFENCES, (_PALETTE[i] for i in (7, 4, 0, 9, 1, 2, 3)), strict=True))
-DEFENCE_MARKERS = dict(zip(_DEFENCES, "osD^vPX", strict=True))
-_FREE_COLOURS = ("#000000", _PALETTE[5], _PALETTE[6], _PALETTE[8])
+_COLOURS = [_PALETTE[i] for i in (7, 4, 0, 9, 1, 2, 3, 5)] + ["#332288", "#882255"]
+DEFENCE_COLOURS = dict(zip(_DEFENCES, _COLOURS, strict=True))
+DEFENCE_MARKERS = dict(zip(_DEFENCES, "osD^vPX<>*", strict=True))
+_SIZES = {"": ("full", "-"), " (S)": ("none", ":"), " (W)": ("left", "-.")}
+_FREE_COLOURS = ("#000000", _PALETTE[6], _PALETTE[8], "#999933")
 
 
 def use_style() -> None:
@@ -53,18 +58,26 @@ def use_style() -> None:
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Line colour, marker and dashes for each name: fixed for the known defences, and dashed for
-    "… attacker", the learned attacker of one. Other names get the colours and markers that the
-    defences leave, in order of appearance.
+    """Line colour, marker, filling and dashes for each name, as keywords of `Axes.plot`.
+
+    The known defences have their own for good. "… (S)" and "… (W)", trained with a slim and with
+    a wide attacker network, keep the colour and the marker, which is hollow and half filled; the
+    learned attacker of a defence, "… attacker", is dashed. Other names get the colours and markers
+    that the defences leave, in order of appearance.
     """
-    names = list(dict.fromkeys(names))
-    known = {n: n.removesuffix(" attacker") for n in names}
-    unknown = [n for n in names if known[n] not in DEFENCE_COLOURS]
-    free = {n: (_FREE_COLOURS[i % 4], "<>p*hd8"[i % 7]) for i, n in enumerate(unknown)}
-    looks = {}
-    for n in names:
-        colour, marker = free.get(n) or (DEFENCE_COLOURS[known[n]], DEFENCE_MARKERS[known[n]])
-        looks[n] = {"color": colour, "marker": marker, "ls": "-" if n in DEFENCE_COLOURS else "--"}
+    looks: dict[str, dict[str, Any]] = {}
+    unknown = 0
+    for name in dict.fromkeys(names):
+        defence = name.removesuffix(" attacker")
+        base, size = (defence[:-4], defence[-4:]) if defence[-4:] in _SIZES else (defence, "")
+        fill, dashes = _SIZES[size]
+        if base in DEFENCE_COLOURS:
+            colour, marker = DEFENCE_COLOURS[base], DEFENCE_MARKERS[base]
+        else:
+            colour, marker = _FREE_COLOURS[unknown % 4], "phd8H"[unknown % 5]
+            unknown += 1
+        dashes = "--" if base not in DEFENCE_COLOURS or defence != name else dashes
+        looks[name] = {"color": colour, "marker": marker, "fillstyle": fill, "ls": dashes}
     return looks
 
 
@@ -258,6 +271,42 @@ def accuracy_curves(
     return fig
 
 
+def relative_curves(
+    table: pd.DataFrame, x: str, xlabel: str = "", base: str = "PGM Net", limit: float = 0.3
+) -> Figure:
+    """Accuracy against x, absolute (left) and as the difference to the defence `base` (right); a
+    row of pictures an attack. Mean and one standard deviation over seeds.
+
+    table: columns defence, seed, attack, x, accuracy in [0, 1] and difference, in percentage
+    points, as `experiments.relative` adds it. The right pictures end at ± limit (a share): what
+    falls so far behind is on the left. ICLR 2020, Figure 4; second version, Figures 3 and 4.
+    Raises InputError for a missing column; no rows give a picture that says so.
+    """
+    if not _need(table, "defence", "seed", "attack", x, "accuracy", "difference"):
+        return _nothing()
+    attacks = list(dict.fromkeys(table["attack"]))
+    fig, grid = plt.subplots(
+        len(attacks), 2, sharex=True, sharey="col", squeeze=False,
+        figsize=(10.5, 3.1 * len(attacks) + 0.5),
+    )  # fmt: skip
+    for (left, right), attack in zip(grid, attacks, strict=True):
+        part = table[table["attack"] == attack]
+        _lines(left, part, x, "accuracy", "defence")
+        left.set(title=attack, ylabel="accuracy")
+        right.axhline(0, color=DEFENCE_COLOURS.get(base, "0.3"), lw=1.5)
+        _lines(right, part[part["defence"] != base], x, "difference", "defence")
+        right.set(title=f"{attack}: difference to {base}", ylabel="percentage points")
+    grid[0][0].yaxis.set_major_formatter(PercentFormatter(1))
+    most = 1.1 * table["difference"].abs().max()
+    reach = max(1, min(100 * limit, most))  # NaN, where no row has a difference, leaves the limit
+    grid[0][1].set_ylim(-reach, reach)
+    grid[0][1].yaxis.set_major_formatter(lambda points, _: f"{points:+g}" if points else "0")
+    for ax in grid[-1]:
+        ax.set_xlabel(xlabel or x)
+    _legend(fig, grid[0][0], table, "defence")
+    return fig
+
+
 def loss_curves(table: pd.DataFrame) -> Figure:
     """Loss against attack steps: one picture per defence, one line per attack, shared axes, both
     logarithmic (from step 1 on), since the learned attackers take one step or two.
@@ -325,7 +374,7 @@ def lines(log: pd.DataFrame, x: str, y: Mapping[str, str]) -> Figure:
     for ax, (column, name) in zip(grid.flat, y.items(), strict=False):
         _lines(ax, log, x, column, "defence")
         ax.set(title=name, xlabel=x if ax in grid[-1] else "", ylabel="")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if "accuracy" in column:
             ax.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(fig, grid[0][0], log, "defence")
@@ -367,6 +416,143 @@ def cycle(paths: Mapping[str, NDArray[np.float64]], step: float, extent: float =
         over.ticklabel_format(useOffset=False)
     fig.legend(loc="outside lower center", title=f"step {step:g}", ncols=len(paths))
     return fig
+
+
+_FORWARD: dict[str, Any] = {"color": "0.15", "ls": "-", "lw": 1.5}
+_QUERY: dict[str, Any] = {"color": _PALETTE[0], "ls": "--", "lw": 1.8}
+_BACKWARD: dict[str, Any] = {"color": _PALETTE[3], "ls": ":", "lw": 2.2}
+_ARROWS = {
+    "forward": _FORWARD,
+    "backward to the image: $\\nabla_x\\ell$, a constant to the attacker": _QUERY,
+    "backward from the adversarial loss, to both players' weights": _BACKWARD,
+}
+_CLASSIFIER, _ATTACKER = "#d6e6f2", "#fbe8cc"
+_F, _G = "$f(\\cdot\\,;\\theta)$", "$g(\\cdot\\,;\\phi)$"
+
+
+def attacker_diagram(steps: Sequence[int] = (0, 1, 2)) -> Figure:
+    """The learned attackers unrolled, a row for each number of steps K: 0 sees the image alone
+    (Naive L2L), K ≥ 1 queries the classifier's gradient K times (Grad L2L is 1) and uses the same
+    network each time. ICLR 2020, Figure 2. Raises InputError for no rows or a negative K."""
+    if not steps:
+        raise InputError("Name at least one number of steps to draw, as (0, 1, 2).")
+    heights = [2.0 if k == 0 else 2.9 for k in steps]
+    wide = 3 * max(*steps, 1) + 1.5
+    fig, rows = plt.subplots(
+        len(steps), 1, squeeze=False, height_ratios=heights,
+        figsize=(1.15 * wide, 1.1 * sum(heights) + 0.8),
+    )  # fmt: skip
+    for ax, k, height in zip(rows[:, 0], steps, heights, strict=True):
+        _unroll(ax, k, "")
+        name = {0: "Naive L2L: no query", 1: "Grad L2L: one query"}.get(k)
+        ax.set_title(name or f"{k}-Step L2L: {k} queries", loc="left", fontweight="bold")
+        ax.set(xlim=(-0.7, wide - 0.8), ylim=(-0.5, height - 0.5), aspect="equal")
+        ax.axis("off")
+    _arrow_legend(fig, [_FORWARD, _QUERY] if max(steps) else [_FORWARD])
+    return fig
+
+
+def game_diagram(steps: int = 1) -> Figure:
+    """One training step of L2L whose attacker takes `steps` steps: every pass through a network
+    as a box, in the order of time, and the way of the adversarial loss's gradient back to the
+    weights θ and φ. ICLR 2020, Figure 3 (`steps` = 1: three passes). InputError if negative."""
+    end = 3 * max(steps, 1)
+    fig, ax = plt.subplots(figsize=(1.15 * (end + 3.4), 6.6))
+    images, queries, attackers = _unroll(ax, steps, "pass {}\n")
+    passes = len(queries) + len(attackers) + 1
+    last = _box(ax, (end + 1, 2), f"pass {passes}\n{_F}", _CLASSIFIER)
+    loss = _box(ax, (end + 2.3, 1), "$\\ell$", "white", width=0.6)
+    theta = _box(
+        ax, (end / 2 + 1, 3.4), "$\\theta$, the classifier: steps down", _CLASSIFIER, end + 1.2
+    )
+    phi = _box(ax, (end / 2 + 1, -1.4), "$\\phi$, the attacker: steps up", _ATTACKER, end + 1.2)
+    _arrow(ax, images[-1], last, _FORWARD)
+    _arrow(ax, last, loss, _FORWARD)
+    for weights, boxes in ((theta, [*queries, last]), (phi, attackers)):
+        for box in boxes:
+            x, y = _centre(box)
+            edge = _centre(weights)[1]
+            ax.plot([x, x], [y, edge], color="0.6", lw=1, zorder=0)
+    _arrow(ax, loss, last, _BACKWARD, 0.35)
+    _arrow(ax, last, theta, _BACKWARD, straight=0.25)
+    _arrow(ax, last, images[-1], _BACKWARD, 0.35)
+    for k in range(len(attackers)):
+        _arrow(ax, images[k + 1], attackers[k], _BACKWARD, 0.35)
+        _arrow(ax, attackers[k], phi, _BACKWARD, straight=0.25)
+        if k:
+            _arrow(ax, images[k + 1], images[k], _BACKWARD, 0.2)
+            _arrow(ax, attackers[k], images[k], _BACKWARD, 0.35)
+    ax.set(xlim=(-0.7, end + 2.8), ylim=(-2, 4), aspect="equal")
+    ax.axis("off")
+    _arrow_legend(fig, [_FORWARD, _QUERY, _BACKWARD] if steps else [_FORWARD, _BACKWARD])
+    return fig
+
+
+def _unroll(
+    ax: Axes, steps: int, words: str
+) -> tuple[list[FancyBboxPatch], list[FancyBboxPatch], list[FancyBboxPatch]]:
+    """Draw an attacker's passes from left to right: the images x, x + δ, …, the classifier's
+    gradient queries above them and the attacker's passes below. `words` may number the passes."""
+    if steps < 0:
+        raise InputError(f"An attacker takes 0 steps or more, not {steps}.")
+    images = [_box(ax, (0, 1), "$x$", "white", 0.7)]
+    queries, attackers = [], []
+    for k in range(1, max(steps, 1) + 1):
+        x = 3 * k
+        if steps:
+            queries.append(_box(ax, (x - 2, 2), words.format(2 * k - 1) + _F, _CLASSIFIER))
+        number = len(queries) + k
+        attackers.append(_box(ax, (x - 1, 0), words.format(number) + _G, _ATTACKER))
+        turn = f"^{{({k})}}" if steps > 1 else ""
+        images.append(_box(ax, (x, 1), f"$x+\\delta{turn}$", "white", 0.95))
+        before, after = images[-2:]
+        _arrow(ax, before, after, _FORWARD)
+        _arrow(ax, before, attackers[-1], _FORWARD)
+        _arrow(ax, attackers[-1], after, _FORWARD)
+        if steps:
+            _arrow(ax, before, queries[-1], _FORWARD)
+            _arrow(ax, queries[-1], attackers[-1], _QUERY)
+            ax.text(x - 1.6, 1.4, "$\\nabla_x\\ell$", color=_PALETTE[0])
+    return images, queries, attackers
+
+
+def _box(
+    ax: Axes, centre: tuple[float, float], text: str, colour: str, width: float = 1.0
+) -> FancyBboxPatch:
+    x, y = centre
+    box = FancyBboxPatch(
+        (x - width / 2, y - 0.3), width, 0.6, boxstyle="round,pad=0.03,rounding_size=0.1",
+        facecolor=colour, edgecolor="0.2",
+    )  # fmt: skip
+    ax.add_patch(box)
+    ax.text(x, y, text, ha="center", va="center", fontsize=11)
+    return box
+
+
+def _centre(box: FancyBboxPatch) -> tuple[float, float]:
+    return box.get_x() + box.get_width() / 2, box.get_y() + box.get_height() / 2
+
+
+def _arrow(
+    ax: Axes, start: FancyBboxPatch, end: FancyBboxPatch, look: Mapping[str, Any],
+    bend: float = 0.0, straight: float | None = None,
+) -> None:  # fmt: skip
+    """An arrow between two boxes, bent to its right by `bend`; with `straight`, an upright one
+    that far right of the start's centre."""
+    a, b = _centre(start), _centre(end)
+    if straight is not None:
+        a = (a[0] + straight, a[1])
+        b = (a[0], b[1])
+    arrow = FancyArrowPatch(
+        a, b, patchA=start, patchB=end, shrinkA=1, shrinkB=1, arrowstyle="-|>",
+        mutation_scale=13, connectionstyle=f"arc3,rad={bend}", **look,
+    )  # fmt: skip
+    ax.add_patch(arrow)
+
+
+def _arrow_legend(fig: Figure, looks: Sequence[Mapping[str, Any]]) -> None:
+    handles = [Line2D([], [], label=name, **k) for name, k in _ARROWS.items() if k in looks]
+    fig.legend(handles=handles, loc="outside lower center", frameon=False)
 
 
 def _array(value: ArrayLike | torch.Tensor) -> NDArray[np.float32]:

@@ -63,8 +63,8 @@ def test_models_others_start_from_come_first_and_finished_ones_are_left_out(stor
     assert {t.what for t in first} == {f"train Plain Net, seed {s}" for s in seeds}
     assert {t.what for t in second} == {"train FGSM Net, seed 0", "train FGSM Net, seed 1"} | {
         f"train {recipes.recipe(f'iclr2020/{n}').defence}, seed 0"
-        for n in ("naive", "grad", "2step")
-    }
+        for n in ("naive", "grad", "2step", *recipes.SLIM)
+    } | {f"train {recipes.recipe(n).defence}, seed 0" for n in recipes.TODAY}
 
 
 def test_no_room_is_said_before_the_work(store, monkeypatch):
