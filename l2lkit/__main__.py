@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
                                    help="accuracy of recipes under attacks")  # fmt: skip
     evaluate.add_argument("recipes", nargs="+", metavar="recipe")
     evaluate.add_argument("--attacks", default="clean,fgsm,pgm-20,cw", metavar="A,B",
-                          help="from clean, fgsm, pgm-T, cw, cw-tanh, random-N "
+                          help="from clean, fgsm, pgm-T, cw, cw-tanh, autoattack, random-N "
                                "(default clean,fgsm,pgm-20,cw)")  # fmt: skip
     evaluate.add_argument("--epsilon", type=float, default=0.031, metavar="E",
                           help="radius of the ball, as a fraction of the pixel range "

@@ -40,23 +40,29 @@ def white_box_attacks(store: Store) -> dict[str, Attack | None]:
     }  # fmt: skip
 
 
+def survival(store: Store, name: str, seed: int) -> dict[str, np.ndarray]:
+    """Whether the model is right on each image of the table, attack by attack. "Own attacker" is
+    the network a defence was trained with, where there is one; "Worst" counts an image only if it
+    survives PGM-20, PGM-100 and CW, one by one."""
+    model = store.model(name, seed)
+    attacks = white_box_attacks(store)
+    if isinstance(model.recipe.attack, Learned):
+        attacks["Own attacker"] = model.attack
+    right = store.correct(model, attacks, store.profile.eval_images)
+    return right | {"Worst": np.logical_and.reduce([right[a] for a in WORST])}
+
+
 def white_box(
     store: Store, names: Sequence[str] = DEFENCES, seeds: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """Accuracy of every model under every attack: columns defence, seed, status, attack,
-    accuracy. "Own attacker" is the network a defence was trained with, where there is one;
-    "Worst" counts an image only if it survives PGM-20, PGM-100 and CW, one by one."""
-    rows = []
-    for name in names:
-        for seed in seeds or store.seeds:
-            model = store.model(name, seed)
-            attacks = white_box_attacks(store)
-            if isinstance(model.recipe.attack, Learned):
-                attacks["Own attacker"] = model.attack
-            right = store.correct(model, attacks, store.profile.eval_images)
-            right["Worst"] = np.logical_and.reduce([right[a] for a in WORST])
-            rows += [_row(model) | {"attack": a, "accuracy": r.mean()} for a, r in right.items()]
-    return pd.DataFrame(rows)
+    """Accuracy of every model under every attack of `survival`: columns defence, seed, status,
+    attack, accuracy."""
+    return pd.DataFrame(
+        _row(store.model(name, seed)) | {"attack": attack, "accuracy": right.mean()}
+        for name in names
+        for seed in seeds or store.seeds
+        for attack, right in survival(store, name, seed).items()
+    )
 
 
 def against_steps(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:

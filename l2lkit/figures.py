@@ -20,10 +20,13 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from l2lkit import minimax
@@ -553,6 +556,133 @@ def _arrow(
 def _arrow_legend(fig: Figure, looks: Sequence[Mapping[str, Any]]) -> None:
     handles = [Line2D([], [], label=name, **k) for name, k in _ARROWS.items() if k in looks]
     fig.legend(handles=handles, loc="outside lower center", frameon=False)
+
+
+def convergence(table: pd.DataFrame) -> Figure:
+    """Loss and accuracy against the steps of an attack, from the rows of
+    `checklist.long_run`."""
+    names = {"loss": "loss under PGM-T", "accuracy": "accuracy under PGM-T"}
+    fig = lines(table[table.status == "ok"], "steps", names)
+    for ax in fig.axes:
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set_xticks([0, 1, 10, 100, 500], ["0", "1", "10", "100", "500"])
+        ax.set_xlabel("steps T")
+        if ax.get_title() == names["loss"]:
+            ax.set_yscale("log")
+            _decades(ax.yaxis, (1, 2, 5))
+    return fig
+
+
+def loss_surfaces(table: pd.DataFrame) -> Figure:
+    """A contour picture a defence of the rows of `checklist.loss_surface`: the loss against the
+    gradient's direction (up) and a random one. The cross is the image itself; each picture has
+    levels of its own, in equal ratios, which its title and its lines name. Failed models are left
+    out."""
+    table = table[table.status == "ok"]
+    if table.empty:
+        return _nothing()
+    names = list(dict.fromkeys(table.defence))
+    rows = (len(names) + 2) // 3
+    fig, grid = plt.subplots(
+        rows, 3, squeeze=False, sharex=True, sharey=True, figsize=(10.5, 3.4 * rows + 0.3)
+    )
+    for ax, name in zip(grid.flat, names, strict=False):
+        plane = table[table.defence == name].pivot(index="a", columns="b", values="loss")
+        low, high = plane.min().min(), plane.max().max()
+        ax.set_title(f"{name}\nloss {low:.2g} to {high:.2g}")
+        if high > max(low, 1e-6):  # else it is flat
+            levels = np.geomspace(max(low, 1e-6), high, 13)
+            norm = LogNorm(levels[0], levels[-1] * (levels[-1] / levels[0]) ** 0.6)  # light ones
+            where = plane.columns, plane.index, plane.clip(lower=levels[0])
+            ax.contourf(*where, levels=levels, norm=norm, cmap="Blues")
+            lines = ax.contour(*where, levels=levels[2:-1:3], colors="black", linewidths=1)
+            ax.clabel(lines, fmt="%.2g", fontsize=10)
+        ax.plot(0, 0, "P", color="white", mec="black", ms=10, zorder=5)
+        ax.set(aspect="equal")
+    for ax in grid.flat[len(names) :]:
+        ax.remove()
+    for ax in grid[:, 0]:
+        ax.set_ylabel("gradient's signs (× ε)")
+    fig.supxlabel("random signs (× ε)", fontsize=11)
+    return fig
+
+
+def front(cost: pd.Series, value: pd.Series) -> pd.Series:
+    """The Pareto front: the best value for each cost, against cost, where nothing that costs no
+    more is at least as good."""
+    best = value.groupby(cost).max()
+    return best[~(best <= best.cummax().shift())]
+
+
+def worth_it(table: pd.DataFrame) -> Figure:
+    """Robust accuracy against seconds of training, with those of the Plain Net a defence starts
+    from, from the rows of
+    `checklist.robust_accuracy`: mean and one standard deviation over seeds.
+
+    The line is the Pareto front: no other defence is both faster and more robust than those on
+    it. Failed models are left out.
+    """
+    fine = table[table.status == "ok"].assign(total=lambda t: t.seconds + t.start_seconds)
+    if fine.empty:
+        return _nothing()
+    points = fine.groupby("defence", sort=False)[["total", "accuracy"]].agg(["mean", "std"])
+    fig, ax = plt.subplots(figsize=(9, 5.5))
+    x, y = points["total", "mean"], points["accuracy", "mean"]
+    best = front(x, y)
+    ax.step(
+        [*best.index, x.max()], [*best, best.max()], where="post", color="0.6", zorder=0,
+        label="best for its time",
+    )  # fmt: skip
+    for name, look in styles(points.index).items():
+        ax.errorbar(
+            x[name], y[name], xerr=points.loc[name, ("total", "std")],
+            yerr=points.loc[name, ("accuracy", "std")], capsize=3, ms=9, **(look | {"ls": ""}),
+        )  # fmt: skip
+    ax.set_xscale("log")
+    _decades(ax.xaxis, (1, 1.5, 2, 3, 4, 6, 8))
+    ax.set(xlabel="seconds of training, Plain Net's included", ylabel="robust accuracy")
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.margins(0.12)
+    ax.legend(loc="best")
+    _label(fig, ax, {str(name): (x[name], y[name]) for name in points.index})
+    return fig
+
+
+def _decades(axis: Axis, ticks: Sequence[float]) -> None:
+    axis.set_major_locator(LogLocator(subs=ticks))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def _label(fig: Figure, ax: Axes, points: dict[str, tuple[float, float]]) -> None:
+    """Names beside the points: of the places around each, the nearest that covers the least."""
+    fig.draw_without_rendering()
+    marks = [ax.transData.transform(point) for point in points.values()]
+    places = [
+        (r * np.cos(turn), r * np.sin(turn))
+        for r in (14, 26, 38, 50)
+        for turn in np.deg2rad([45, -45, 135, -135, 0, 180, 90, -90])
+    ]
+    taken: list = []
+    for name, point in points.items():
+        tried = []
+        for x, y in places:
+            text = ax.annotate(
+                name, point, (x, y), textcoords="offset points", va="center",
+                ha="center" if abs(x) < 1 else "left" if x > 0 else "right",
+                arrowprops={"arrowstyle": "-", "color": "0.5", "lw": 0.8, "shrinkB": 4},
+            )  # fmt: skip
+            text.get_window_extent()  # places it; this extent has the arrow in it
+            box = Text.get_window_extent(text).padded(2)
+            covers = sum(box.overlaps(other) for other in taken)
+            covers += sum(box.contains(*mark) for mark in marks)
+            covers += not all(ax.bbox.contains(*corner) for corner in box.corners())
+            tried.append((covers, text, box))
+        best = min(tried, key=lambda t: t[0])
+        for _, text, _ in tried:
+            if text is not best[1]:
+                text.remove()
+        taken.append(best[2])
 
 
 def _array(value: ArrayLike | torch.Tensor) -> NDArray[np.float32]:

@@ -303,7 +303,7 @@ PROFILES = {
         train_images=1000, test_images=64, width=1 / 32, plain_epochs=14,
     ),
     "quick": Profile(
-        name="quick", seeds=3, eval_images=150, curve_images=64, random_draws=20,
+        name="quick", seeds=3, eval_images=120, curve_images=48, random_draws=20,
         train_images=3000, test_images=1000, width=1 / 16, plain_epochs=14, epochs=4,
     ),
     "paper": Profile(

@@ -155,7 +155,7 @@ def train(
     The log has one row an epoch. On the batches as trained: `train_loss`, `train_accuracy`,
     `delta` (mean |δ|/ε; 0 for Plain Net). On the first test images, in eval mode: `clean_loss`,
     `clean_accuracy`, and under PGM-10 at the recipe's ε (0.031 for Plain Net) `adv_loss`,
-    `adv_accuracy`. Then `lr`, `attacker_lr`, `seconds`.
+    `adv_accuracy`. Then `lr`, `attacker_lr` and `seconds`, without the time of the watch.
 
     The status is "ok", "collapsed" (the classifier ends no better than guessing) or "diverged"
     (a loss was not finite; training stops at that epoch's end).
@@ -216,6 +216,7 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
             size = delta.abs().mean()
             sums += torch.stack([loss * len(x), right, size * len(x), sums.new_tensor(len(x))])
     total_loss, right_count, total_delta, seen = sums.tolist()
+    seconds = time.perf_counter() - started
     epsilon = getattr(recipe.attack, "epsilon", None)
     return {
         "epoch": epoch + 1,
@@ -225,7 +226,7 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
         **probe(players.classifier, data, epsilon or 0.031),
         "lr": rates["classifier"],
         "attacker_lr": rates.get("attacker", 0.0),
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
     }
 
 
