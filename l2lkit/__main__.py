@@ -1,6 +1,7 @@
 """Command line: `python -m l2lkit run | train | evaluate | table | recipes | published`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -92,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as in `… | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -144,9 +148,9 @@ def _print(frame: "pd.DataFrame", as_json: bool) -> None:
     from l2lkit import published
 
     if as_json:
-        print(frame.to_json(orient="records", indent=1, force_ascii=False))  # NaN is null
+        print(frame.to_json(orient="records", indent=1, force_ascii=False), flush=True)  # NaN is null
     else:
-        print(published.text(frame))
+        print(published.text(frame), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -126,6 +128,12 @@ def test_published_prints_and_filters(capsys):
     assert "421.56" in capsys.readouterr().out
     assert main(["published", "--version", "2019"]) == 2
     assert "has the version '2019': choose 2018, v2, iclr2020" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = f"{sys.executable} -m l2lkit published | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stderr == "" and done.stdout.split()[:2] == ["version", "table"]
 
 
 def test_table_measures_what_is_trained_and_leaves_the_rest_empty(command):

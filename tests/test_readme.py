@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,9 +43,9 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/python -m l2lkit (.*)$", README, re.M))
 def test_its_commands_parse(line):
-    args = parser().parse_args(line.split())
-    for name in [args.recipe] if args.command == "train" else args.recipes:
-        recipes.recipe(f"iclr2020/{name}")
+    args = vars(parser().parse_args(shlex.split(line, comments=True)))
+    for name in [args["recipe"]] if args.get("recipe") else args.get("recipes", []):
+        recipes.recipe(name if "/" in name else f"iclr2020/{name}")
 
 
 def test_its_files_exist():
