@@ -147,10 +147,11 @@ def _command(args: argparse.Namespace) -> int:
 def _print(frame: "pd.DataFrame", as_json: bool) -> None:
     from l2lkit import published
 
-    if as_json:
-        print(frame.to_json(orient="records", indent=1, force_ascii=False), flush=True)  # NaN is null
+    if as_json:  # NaN becomes null
+        text = frame.to_json(orient="records", indent=1, force_ascii=False)
     else:
-        print(published.text(frame), flush=True)
+        text = published.text(frame)
+    print(text, flush=True)
 
 
 if __name__ == "__main__":
