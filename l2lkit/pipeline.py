@@ -26,7 +26,7 @@ from l2lkit.recipes import DEFENCES, SLIM, TODAY, Free, Learned, Recipe
 from l2lkit.store import ROOT, Store, write_atomically, write_text
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-WITHOUT_MODELS = {"01"}
+WITHOUT_MODELS = {"01", "08"}
 FREE_BYTES = 2 * 10**9
 ROWS = (*DEFENCES, *SLIM, *TODAY)
 PASS = 0.0006  # seconds; a guess that only splits the time left among the tasks
@@ -63,6 +63,8 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
     stages = []
     if any(path.name[:2] not in WITHOUT_MODELS for path in notebooks):
         stages += model_stages(store) + measurement_stages(store)
+    if any(path.name[:2] == "08" for path in notebooks):
+        stages.append(imitation_tasks(store))
     stages.append(
         [Task(f"notebook {path.stem}", 12, partial(execute, path=path)) for path in notebooks]
     )
@@ -176,6 +178,27 @@ def measurement_stages(store: Store) -> list[list[Task]]:
         tasks.append(Task(f"measure losses, seed {seed}", PASS * curves * 450, curve))
     tasks.append(Task("measure transfer", PASS * table * 80, experiments.measure_transfer))
     return [tasks]
+
+
+def imitation_tasks(store: Store) -> list[Task]:
+    """The games of notebook 08 that are missing."""
+    from l2lkit import gail  # Gymnasium and Stable-Baselines3 take seconds to import
+
+    return [
+        Task(f"{method}, {environment}, seed {seed}", 0.07 * recipe.iterations,
+             partial(imitate, environment=environment, method=method, seed=seed))
+        for environment in gail.ENVIRONMENTS
+        for method in gail.METHODS
+        for seed in gail.seeds(store)
+        if not gail.finished(store, environment, method, seed)
+        for recipe in [gail.recipe(environment, method, store.profile.name)]
+    ]  # fmt: skip
+
+
+def imitate(store: Store, environment: str, method: str, seed: int) -> None:
+    from l2lkit import gail
+
+    gail.played(store, environment, method, seed)
 
 
 _worker: Store  # of a worker process
