@@ -390,7 +390,7 @@ def _mean_deviation(values: pd.Series) -> str:
     if values.empty:
         return ""
     deviation = f" ± {values.std():.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{deviation}"
+    return f"{round(values.mean(), 1) + 0.0:.1f}{deviation}"  # never -0.0
 
 
 def _row(model: Model) -> dict:
