@@ -185,7 +185,7 @@ def imitation_tasks(store: Store) -> list[Task]:
     from l2lkit import gail  # Gymnasium and Stable-Baselines3 take seconds to import
 
     return [
-        Task(f"{method}, {environment}, seed {seed}", 0.07 * recipe.iterations,
+        Task(f"{method}, {environment}, seed {seed}", 0.12 * recipe.iterations,
              partial(imitate, environment=environment, method=method, seed=seed))
         for environment in gail.ENVIRONMENTS
         for method in gail.METHODS
