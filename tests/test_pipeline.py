@@ -92,3 +92,16 @@ class Touch:
             assert (self.path.parent / "0").exists() and (self.path.parent / "1").exists()
         self.path.touch()
         return str(self.number or "")
+
+
+def test_the_games_of_notebook_08_are_tasks_until_they_are_finished(store, monkeypatch):
+    from l2lkit import gail
+
+    tasks = pipeline.imitation_tasks(store)
+    assert {t.what for t in tasks} == {
+        f"{method}, {environment}, seed 0"
+        for environment in ("CartPole-v1", "MountainCar-v0")
+        for method in ("GAIL", "L2L GAIL", "L2L GAIL (shared)")
+    }
+    monkeypatch.setattr(gail, "finished", lambda *_: True)
+    assert pipeline.imitation_tasks(store) == []
