@@ -463,7 +463,7 @@ def trained(
         what = f"{recipe.method}, {recipe.environment}, seed {seed}, "
         store.on_progress(f"{what}iteration {i}/{recipe.iterations}", 1 / recipe.iterations)
 
-    with store._threads():
+    with store.threads():
         game, log = train(
             recipe, demonstrations, seed=seed, resume=resume, on_iteration=on_iteration,
             device=str(store.device),

@@ -266,7 +266,7 @@ class Store:
                 1 / recipe.epochs,
             )
 
-        with self._threads():
+        with self.threads():
             players, log, status = training.train(
                 recipe, self.data, seed=seed, start_from=start_from, resume=resume,
                 on_epoch=on_epoch,
@@ -303,7 +303,8 @@ class Store:
         return min(len(cores), 8)
 
     @contextmanager
-    def _threads(self) -> Iterator[None]:
+    def threads(self) -> Iterator[None]:
+        """The profile's number of threads inside, what it was afterwards."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.profile.threads or before)
         try:
@@ -352,7 +353,7 @@ class Store:
             except (ValueError, KeyError):
                 warnings.warn(f"{path} is damaged and is measured again.", stacklevel=2)
         started = time.perf_counter()
-        with self._threads():
+        with self.threads():
             result = compute()
         content = {"what": what, "settings": settings, **self.provenance()}
         content |= {"wall_seconds": time.perf_counter() - started, "result": result}
