@@ -24,8 +24,9 @@ from l2lkit.attacks import (
     project,
 )
 from l2lkit.errors import InputError
+from l2lkit.generators import UNet
 
-NETWORKS = ("2018", "v2-slim", "v2-wide", "iclr2020")
+NETWORKS = ("2018", "v2-slim", "v2-wide", "iclr2020", "unet")
 GRADIENTS = ("per-image", "batch-max", "none")
 
 
@@ -90,6 +91,7 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
     `v2-slim`: down- and upsampling with a skip (v2 Table 1, ICLR 2020 Table 7); H, W even.
     `v2-wide`: residual blocks 128-256-128-64 (v2 Table 1, and the authors' code).
     `iclr2020`: residual blocks 128-256-128 (ICLR 2020, Table 1).
+    `unet`: L2L-DA's U-Net without y and z (its section 5.1); H and W must divide by 4.
 
     `width` multiplies all inner channel counts. Raises InputError for an unknown name or a width
     that is not positive.
@@ -107,6 +109,8 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
         )  # fmt: skip
     if name == "v2-slim":
         return SlimNetwork(cin, channels, width)
+    if name == "unet":
+        return UNet(cin, channels, width)
     if name in ("v2-wide", "iclr2020"):
         widths = [64, 128, 256, 128] + ([64] if name == "v2-wide" else [])
         c = [scaled(w, width) for w in widths]

@@ -15,6 +15,9 @@ from torch import nn
 from l2lkit.attackers import FreeAttacker, GradAttacker, NaiveAttacker
 from l2lkit.attacks import CW, FGSM, PGM, check_positive
 from l2lkit.errors import InputError
+from l2lkit.generators import NORMALISATIONS, AdvGANAttacker, DiverseAttacker
+
+Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,9 @@ class Learned:
     gradient: str = "per-image"
     optimiser: Optimiser = Optimiser(kind="adam", lr=1e-3)
 
-    def build(self, shape: tuple[int, int, int, int]) -> NaiveAttacker | GradAttacker:
-        """The attacker for training batches (N, C, H, W) of this shape."""
+    def build(self, shape: Shape, classes: int) -> NaiveAttacker | GradAttacker:
+        """The attacker for training batches (N, C, H, W) of this shape, with labels of so many
+        classes."""
         channels = shape[1]
         if self.steps == 0:
             return NaiveAttacker(self.network, channels, self.epsilon, self.width)
@@ -96,8 +100,63 @@ class Free:
     def optimiser(self) -> Optimiser:
         return Optimiser(kind="sign", lr=self.epsilon, weight_decay=0)
 
-    def build(self, shape: tuple[int, int, int, int]) -> FreeAttacker:
+    def build(self, shape: Shape, classes: int) -> FreeAttacker:
         return FreeAttacker(shape, self.epsilon)
+
+
+# Both players of L2L-DA (section 5.1); only the classifier's rate falls (the authors' code).
+DA_SGD = Optimiser(lr=0.01, weight_decay=1e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverse:
+    """L2L-DA's generator; settings as of `generators.DiverseAttacker`, which see. `diversity` is
+    λ: 0.02 on MNIST and 0.5 on CIFAR-10 in the authors' code."""
+
+    epsilon: float = 0.031
+    width: float = 1.0
+    steps: int = 10
+    latent: int = 8
+    labels: bool = True
+    accumulated: bool = True
+    gradient: str = "spatial"
+    diversity: float = 0.5
+    optimiser: Optimiser = DA_SGD
+
+    def __post_init__(self) -> None:
+        check_positive(epsilon=self.epsilon, width=self.width, steps=self.steps)
+        if self.gradient not in NORMALISATIONS:
+            raise InputError(
+                f"gradient must be one of {', '.join(NORMALISATIONS)}, not '{self.gradient}'."
+            )
+        for name, value in (("diversity", self.diversity), ("latent", self.latent)):
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{name} must be 0 or more, not {value}.")
+
+    def build(self, shape: Shape, classes: int) -> DiverseAttacker:
+        return DiverseAttacker(
+            shape[1], classes, self.epsilon, self.width, self.steps, None, self.latent,
+            self.labels, self.accumulated, self.gradient, self.diversity,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvGAN:
+    """AdvGAN's generator and critic (`generators.AdvGANAttacker`), one optimiser for both."""
+
+    epsilon: float = 0.031
+    width: float = 1.0
+    realism: float = 0.1
+    optimiser: Optimiser = Optimiser(kind="adam", lr=1e-3)
+
+    def __post_init__(self) -> None:
+        check_positive(epsilon=self.epsilon, width=self.width)
+
+    def build(self, shape: Shape, classes: int) -> AdvGANAttacker:
+        return AdvGANAttacker(shape[1], self.epsilon, self.width, self.realism)
+
+
+Player = Learned | Free | Diverse | AdvGAN  # the attacks that learn along
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +164,8 @@ class Recipe:
     """One defence, as one row of one paper version trains it.
 
     `attack` solves the inner problem: nothing (None), a fixed attack, or one that learns along
-    (`Learned`, `Free`).
+    (`Player`). `optimiser` is the classifier's; with None it stays as it starts, and the attack
+    alone learns (see `against`).
     `update`: "simultaneous" steps both players from one pass; "alternating" gives each player
     passes of its own, as the authors' code does (classifier in train mode and attacker in eval
     mode for the first step, the other way round for the second).
@@ -118,11 +178,11 @@ class Recipe:
     name: str
     defence: str
     source: str
-    attack: FGSM | PGM | CW | Learned | Free | None
+    attack: FGSM | PGM | CW | Player | None
     classifier: str = "wrn-34-10"
     epochs: int = 100
     batch_size: int = 128
-    optimiser: Optimiser = Optimiser(milestones=(0.3, 0.6, 0.9))
+    optimiser: Optimiser | None = Optimiser(milestones=(0.3, 0.6, 0.9))
     update: str = "simultaneous"
     clean_weight: float = 0.0
     trades: float = 0.0
@@ -131,6 +191,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_positive(epochs=self.epochs, batch_size=self.batch_size)
+        if self.optimiser is None and not isinstance(self.attack, Player):
+            raise InputError("Without an optimiser nothing learns: give the attack's as well.")
         if self.update not in ("simultaneous", "alternating"):
             raise InputError(f"update must be simultaneous or alternating, not '{self.update}'.")
         if self.precision not in ("float32", "bfloat16"):
@@ -254,7 +316,69 @@ def _today() -> list[Recipe]:
     ]  # fmt: skip
 
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in _iclr2020() + _older() + _today()}
+# L2L-DA's generator in its Table 1: without recursion (R), diversity (D), and so on.
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "full": ("L2L-DA (full)", {}),
+    "no-r": ("L2L-DA (R no, D yes)", {"steps": 1}),
+    "no-d": ("L2L-DA (R yes, D no)", {"diversity": 0.0}),
+    "no-r-no-d": ("L2L-DA (R no, D no)", {"steps": 1, "diversity": 0.0}),
+    "no-y": ("L2L-DA (δ yes, y no)", {"labels": False}),
+    "no-delta": ("L2L-DA (δ no, y yes)", {"accumulated": False}),
+    "no-delta-no-y": ("L2L-DA (δ no, y no)", {"labels": False, "accumulated": False}),
+    "no-norm": ("L2L-DA (gradient as it is)", {"gradient": "none"}),
+}
+
+
+def _diverse(version: str, classifier: str, epochs: int, plain_epochs: int, epsilon: float,
+             diversity: float) -> list[Recipe]:  # fmt: skip
+    """L2L-DA and its baselines on one dataset (sections 5.1 and 5.2): from a classifier trained
+    on clean images, 100,000 iterations of 100 images on clean and adversarial batches."""
+    sgd = replace(DA_SGD, milestones=(0.5,))
+    plain = Recipe(
+        name=f"{version}/plain", defence="Plain", source="L2L-DA, section 5.1", attack=None,
+        classifier=classifier, epochs=plain_epochs, batch_size=100, optimiser=sgd,
+    )  # fmt: skip
+    game = replace(plain, epochs=epochs, clean_weight=1.0, warm_start=plain.name)
+    step = epsilon / 4
+    rows: dict[str, tuple[str, FGSM | PGM | CW | Learned | Diverse]] = {
+        "fgsm": ("FGSM", FGSM(epsilon=epsilon)),
+        "pgd10": ("PGD-10", PGM(epsilon=epsilon, steps=10, step_size=step)),
+        "pgd100": ("PGD-100", PGM(epsilon=epsilon, steps=100, step_size=step)),
+        "cw100": ("C&W-100", CW(epsilon=epsilon, steps=100)),
+        # Its footnote 1: the 2018 version's Grad L2L, with skip connections.
+        "l2l-star": ("L2L*", Learned(steps=1, epsilon=epsilon, network="unet", gradient="none",
+                                     optimiser=DA_SGD)),
+    }  # fmt: skip
+    for key, (defence, off) in ABLATIONS.items():
+        settings = {"diversity": diversity} | off
+        rows[key] = (defence, Diverse(epsilon=epsilon, **settings))
+    return [plain] + [
+        replace(game, name=f"{version}/{key}", defence=defence, attack=attack)
+        for key, (defence, attack) in rows.items()
+    ]
+
+
+def _l2l_da() -> list[Recipe]:
+    # 100,000 iterations are 167 epochs of MNIST, 200 of CIFAR-10.
+    return [
+        *_diverse("l2l-da", "lenet-5", 167, 20, epsilon=0.3, diversity=0.02),
+        *_diverse("l2l-da-cifar10", "resnet-20", 200, 200, epsilon=8 / 255, diversity=0.5),
+    ]
+
+
+def against(model: Recipe, attack: Player, name: str, epochs: int) -> Recipe:
+    """The recipe of an attacker `name` that learns alone, for so many epochs, on the classifier
+    that `model` trains (L2L-DA, section 5.2: generators fine-tuned to a classifier)."""
+    return replace(
+        model, name=f"{model.name}+{name}", defence=f"{name} on {model.defence}", attack=attack,
+        optimiser=None, epochs=epochs, warm_start=model.name, clean_weight=0.0, trades=0.0,
+        update="simultaneous",
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Recipe] = {
+    r.name: r for r in _iclr2020() + _older() + _l2l_da() + _today()
+}
 # The rows that a run trains and the notebooks compare, ICLR 2020 where no version is named.
 DEFENCES = ("plain", "fgsm", "pgm", "naive", "grad", "2step")
 SLIM = ("naive-slim", "grad-slim", "2step-slim")
@@ -292,6 +416,7 @@ class Profile:
     lr: float = 0.05
     attacker_lr: float = 5e-3
     replays: int = 4
+    steps: int = 4
     trades: float = 1.0
     precision: str = "bfloat16"
     threads: int | None = 1
@@ -320,20 +445,27 @@ def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
     attackers push a small classifier to chance before it has learnt anything. An Adam attacker
     learns faster, since it has a small fraction of the paper's steps to learn in; a classifier
     with Adam keeps its rate. Free training has as many epochs as the others, too few to divide
-    by its replays, and fewer replays. TRADES has the smaller β of the two its authors report: at
-    6 the small classifier ends at chance.
+    by its replays, and fewer replays. L2L-DA's generator has `steps` steps, just enough to reach
+    ε, and Adam: with the paper's SGD it has not begun to attack when the game ends. TRADES has the
+    smaller β of the two its authors report: at 6 the small classifier ends at chance.
     """
     if profile.name == "paper":
         return recipe
+    if recipe.optimiser is None:
+        raise InputError(f"{recipe.name} has no scale of its own: take the classifier's.")
     attack, version = recipe.attack, recipe.name.split("/")[0]
     if isinstance(attack, Learned):
         climb = attack.optimiser
         if climb.kind == "adam":
             climb = replace(climb, lr=profile.attacker_lr)
         attack = replace(attack, width=profile.width, optimiser=climb)
+    if isinstance(attack, Diverse):
+        climb = Optimiser(kind="adam", lr=profile.attacker_lr, weight_decay=0)
+        steps = min(attack.steps, profile.steps)
+        attack = replace(attack, width=profile.width, steps=steps, optimiser=climb)
     if isinstance(attack, Free):
         attack = replace(attack, replays=profile.replays)
-    plain = attack is None
+    plain, old = attack is None, version in ("2018", "v2", "v2-svhn")
     rate = profile.plain_lr if plain else profile.lr
     return replace(
         recipe,
@@ -346,7 +478,7 @@ def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
             recipe.optimiser, lr=recipe.optimiser.lr if recipe.optimiser.kind == "adam" else rate,
             milestones=(0.5, 0.8), decay=0.2,
         ),
-        warm_start=None if plain else f"{'iclr2020' if version == 'today' else version}/plain",
+        warm_start=None if plain else f"{version if old else 'iclr2020'}/plain",
         precision=profile.precision,
     )  # fmt: skip
 

@@ -3,7 +3,8 @@
     min over θ  max over φ  of  mean ℓ(f(x + g(x, ∇ₓℓ; φ); θ), y)        (ICLR 2020, equation 3)
 
 The inner solver is exchangeable: nothing (Plain Net), a fixed attack (FGSM, PGM and CW Net) or a
-learned one (Naive, Grad, 2-Step L2L). `play` is the whole game; everything else here keeps books.
+learned one (Naive, Grad, 2-Step L2L, L2L-DA). `play` is the whole game; everything else here keeps
+books.
 """
 
 import time
@@ -20,7 +21,7 @@ from l2lkit.classifiers import make_classifier
 from l2lkit.data import Dataset, batches
 from l2lkit.errors import InputError
 from l2lkit.evaluation import trajectory
-from l2lkit.recipes import Free, Learned, Recipe
+from l2lkit.recipes import Free, Player, Recipe
 
 PROBE_CLEAN, PROBE_ATTACKED = 1000, 128  # test images watched after each epoch
 
@@ -40,11 +41,17 @@ class Players:
         size = data.train_images.shape[-1]
         classifier = make_classifier(recipe.classifier, data.num_classes, data.channels, size)
         _place(classifier, device)
-        optimisers = {"classifier": recipe.optimiser.build(classifier.parameters(), ascend=False)}
-        if not isinstance(recipe.attack, Learned | Free):
+        optimisers = {}
+        if recipe.optimiser:
+            theta = classifier.parameters()
+            optimisers["classifier"] = recipe.optimiser.build(theta, ascend=False)
+        else:
+            classifier.requires_grad_(False)
+        if not isinstance(recipe.attack, Player):
             return cls(recipe, classifier, recipe.attack, optimisers)
         # A last image that would be alone joins the batch before it.
-        attacker = recipe.attack.build((recipe.batch_size + 1, *data.train_images.shape[1:]))
+        shape = (recipe.batch_size + 1, data.channels, size, size)
+        attacker = recipe.attack.build(shape, data.num_classes)
         _place(attacker, device)
         optimisers["attacker"] = recipe.attack.optimiser.build(attacker.parameters(), ascend=True)
         return cls(recipe, classifier, attacker, optimisers)
@@ -77,24 +84,33 @@ def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor
     the authors' modes instead.
     """
     recipe, f, attack = players.recipe, players.classifier, players.attack
-    if recipe.update == "alternating" and isinstance(attack, nn.Module):
+    own = getattr(attack, "objective", None)  # where the attacker climbs more than ℓ
+    if recipe.update == "alternating" and isinstance(attack, nn.Module) and own is None:
         return _play_alternating(players, x, y)
-    delta = torch.zeros_like(x)
-    if attack is not None:
-        with _autocast(recipe, x.device):
-            f.eval()
-            delta = attack(f, x, y)
-            f.train()
-    with _autocast(recipe, x.device):
-        logits = f(x + delta)
-        loss = F.cross_entropy(logits, y)
-        total = _total(recipe, loss, logits, f, x, y)
     for optimiser in players.optimisers.values():
         optimiser.zero_grad(set_to_none=True)
-    total.backward()
+    delta = torch.zeros_like(x)
+    with _autocast(recipe, x.device):
+        f.eval()
+        if own:
+            value, delta = own(f, x, y)
+        elif attack is not None:
+            delta = attack(f, x, y)
+    if own:
+        assert isinstance(attack, nn.Module)
+        value.backward(inputs=list(attack.parameters()))
+        delta = delta.detach()
+    draws = len(delta) // len(x)  # L2L-DA attacks every image twice
+    with _autocast(recipe, x.device):
+        f.train(recipe.optimiser is not None)
+        logits = f(torch.cat([x] * draws) + delta)
+        loss = F.cross_entropy(logits, y.repeat(draws))
+        total = _total(recipe, loss, logits, f, x, y)
+    if total.requires_grad:
+        total.backward()
     for optimiser in players.optimisers.values():
         optimiser.step()
-    return loss.detach(), logits.detach(), delta.detach()
+    return loss.detach(), logits.detach()[: len(x)], delta.detach()[: len(x)]
 
 
 def _total(
@@ -196,8 +212,10 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
     recipe, started = players.recipe, time.perf_counter()
     draw = torch.Generator().manual_seed(seed * 100_003 + epoch)
     torch.manual_seed(seed * 100_003 + epoch + 50_000)
-    rates = {"classifier": recipe.optimiser.lr_at(epoch, recipe.epochs)}
-    if isinstance(recipe.attack, Learned | Free):
+    rates = {}
+    if recipe.optimiser:
+        rates["classifier"] = recipe.optimiser.lr_at(epoch, recipe.epochs)
+    if isinstance(recipe.attack, Player):
         rates["attacker"] = recipe.attack.optimiser.lr_at(epoch, recipe.epochs)
     for name, rate in rates.items():
         for group in players.optimisers[name].param_groups:
@@ -224,7 +242,7 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
         "train_accuracy": right_count / seen,
         "delta": total_delta / seen / epsilon if epsilon else 0.0,
         **probe(players.classifier, data, epsilon or 0.031),
-        "lr": rates["classifier"],
+        "lr": rates.get("classifier", 0.0),
         "attacker_lr": rates.get("attacker", 0.0),
         "seconds": seconds,
     }

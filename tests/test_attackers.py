@@ -67,6 +67,11 @@ def by_table(name, cin, w=1):
         a, b, c = 128 * w, 256 * w, 16 * w
         stem, last = conv(3, cin, a, False) + 2 * a, conv(3, c + cin, 3, False)
         return int(stem + residual(a, b) + residual(b, a) + conv(4, a, c) + 2 * c + last + 1)
+    if name == "unet":  # L2L-DA: base width 64, twice halved; batch norm but for both ends
+        a, b, c = 64 * w, 128 * w, 256 * w
+        down = conv(3, cin, a) + conv(4, a, b) + conv(4, b, c)
+        up = conv(4, c, b) + conv(4, 2 * b, a) + conv(3, 2 * a, 3)
+        return int(down + up + 2 * (b + c + b + a))
     a, b, c = 64 * w, 128 * w, 256 * w  # v2 Table 1 (wide), ICLR 2020 Table 1
     inner = conv(3, cin, a, False) + 2 * a + residual(a, b) + residual(b, c) + residual(c, b)
     if name == "v2-wide":
@@ -145,7 +150,7 @@ def test_make_network_refuses(arguments, what):
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"gradient": "sign"}, {"epsilon": 2.0},
-                                     {"network": "unet"}])  # fmt: skip
+                                     {"network": "vnet"}])  # fmt: skip
 def test_grad_attacker_refuses(options):
     with pytest.raises(InputError):
         GradAttacker(width=1 / 16, **options)

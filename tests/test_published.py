@@ -329,6 +329,14 @@ def test_l2l_da_improves_by_what_its_text_says():
     assert gain((two, "L2L-DA (full)"), (two, "PGD-100"), dataset="cifar10") == 1.60
 
 
+def test_every_row_of_l2l_da_names_the_recipe_that_answers_it():
+    for row in published.select(version="l2l-da").itertuples():
+        recipe = RECIPES[row.recipe]
+        assert row.recipe.startswith("l2l-da-cifar10/") == (row.dataset == "cifar10")
+        whole = ("L2L-DA (R yes, D yes)", "L2L-DA (δ yes, y yes)")  # Tables 1a, 1b
+        assert recipe.defence == ("L2L-DA (full)" if row.method in whole else row.method)
+
+
 def test_every_row_of_the_l2l_papers_names_the_recipe_that_answers_it():
     ours = FRAME[FRAME.version != "l2l-da"]
     without = ours[ours.recipe == ""]
@@ -375,7 +383,7 @@ def test_select_narrows():
         ({"version": "2019"}, "version '2019': choose 2018, v2, iclr2020, l2l-da."),
         ({"version": "2018", "attack": "CW"}, "attack 'CW': choose Clean, FGSM, PGM-10, epoch"),
         ({"recipe": "today/free"}, "recipe 'today/free': choose 2018/plain, "),
-        ({"version": "l2l-da", "recipe": "grad"}, "'iclr2020/grad': leave the recipe out."),
+        ({"version": "l2l-da", "recipe": "grad"}, "'iclr2020/grad': choose l2l-da/l2l-star"),
         ({"atack": "CW"}, "no column 'atack': choose version, table, dataset"),
     ],
 )

@@ -32,7 +32,7 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
 
     # And as a player of its own, as the text below the code says.
     class MyLearned(recipes.Learned):
-        def build(self, shape):
+        def build(self, shape, classes):
             return names["Universal"]()
 
     recipe = replace(names["store"].recipe("grad"), attack=MyLearned(steps=1))

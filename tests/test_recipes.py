@@ -77,11 +77,48 @@ def test_pgm_of_each_version():
 
 
 def test_who_trains_on_clean_images_too():
-    """2018: all (its Algorithms 1 and 2); v2: FGSM and PGM Net (section 3.2); ICLR 2020: none."""
+    """2018: all (its Algorithms 1 and 2); v2: FGSM and PGM Net (section 3.2); ICLR 2020: none.
+    L2L-DA: all but the one that trains on nothing else (its Algorithm 1, line 10)."""
     both = {name for name, r in RECIPES.items() if r.clean_weight}
-    assert both == {f"2018/{n}" for n in ("fgsm", "pgm", "naive", "grad")} | {
+    diverse = {n for n, r in RECIPES.items() if n.startswith("l2l-da") and r.attack}
+    assert len(diverse) == 2 * 13
+    assert both == diverse | {f"2018/{n}" for n in ("fgsm", "pgm", "naive", "grad")} | {
         f"{v}/{n}" for v in ("v2", "v2-svhn") for n in ("fgsm", "pgm")
     }
+
+
+def test_l2l_da_is_trained_as_section_5_1_says():
+    """ε of 0.3 and 8/255, steps of ε/4, batches of 100, 100,000 iterations, SGD of rate 0.01,
+    momentum 0.9 and decay 1e-5 for both players; the classifier's rate falls half-way. λ and the
+    size of z are the authors' code's."""
+    for version, classifier, images, epsilon, diversity in (
+        ("l2l-da", "lenet-5", 60_000, 0.3, 0.02),
+        ("l2l-da-cifar10", "resnet-20", 50_000, 8 / 255, 0.5),
+    ):
+        rows = [r for n, r in RECIPES.items() if n.startswith(f"{version}/") and r.attack]
+        for row in rows:
+            assert row.attack.epsilon == pytest.approx(epsilon)
+            assert (row.classifier, row.warm_start) == (classifier, f"{version}/plain")
+            assert row.epochs * images / row.batch_size == pytest.approx(100_000, rel=0.01)
+            assert row.optimiser.lr_at(row.epochs // 2 - 1, row.epochs) == 0.01
+            assert row.optimiser.lr_at(row.epochs // 2 + 1, row.epochs) == pytest.approx(0.001)
+            for player in [row.optimiser, getattr(row.attack, "optimiser", row.optimiser)]:
+                assert (player.kind, player.momentum, player.weight_decay) == ("sgd", 0.9, 1e-5)
+        full = RECIPES[f"{version}/full"].attack
+        assert (full.steps, full.latent, full.diversity) == (10, 8, diversity)
+        attacker = full.build((100, 1, 28, 28), 10)
+        assert attacker.step_size == pytest.approx(epsilon / 4)
+        for key, steps in (("pgd10", 10), ("pgd100", 100)):
+            pgd = RECIPES[f"{version}/{key}"].attack
+            assert (pgd.steps, pgd.step_size) == (steps, pytest.approx(epsilon / 4))
+
+
+def test_every_ingredient_of_l2l_da_is_switched_off_alone():
+    full = RECIPES["l2l-da/full"].attack
+    alone = {"no-r": {"steps": 1}, "no-d": {"diversity": 0.0}, "no-y": {"labels": False},
+             "no-delta": {"accumulated": False}, "no-norm": {"gradient": "none"}}  # fmt: skip
+    for key, changed in alone.items():
+        assert RECIPES[f"l2l-da/{key}"].attack == replace(full, **changed)
 
 
 def test_rates_fall_where_the_texts_say():
