@@ -22,6 +22,7 @@ from l2lkit.attacks import (
     input_gradient,
     last,
     project,
+    uniform,
 )
 from l2lkit.errors import InputError
 from l2lkit.generators import UNet
@@ -157,8 +158,12 @@ class GradAttacker(nn.Module):
 
     `gradient` names how ∇ₓℓ is scaled before it enters the network: "batch-max" divides by the
     largest magnitude in the batch (the authors' code; then one image's perturbation depends on
-    its batch), "per-image" by each image's own, "none" leaves it as the papers print it.
+    its batch), "per-image" by each image's own, "none" leaves it as the papers print it. `start`
+    is "zero", or "uniform" in the ε-ball: then every call starts elsewhere, as L2L-DA restarts it
+    (its section 4.3).
     """
+
+    start = "zero"
 
     def __init__(
         self, network: str = "iclr2020", channels: int = 3, epsilon: float = 0.031,
@@ -187,6 +192,8 @@ class GradAttacker(nn.Module):
     ) -> Iterator[Tensor]:
         check_batch(images, labels)
         delta = torch.zeros_like(images)
+        if self.start == "uniform":
+            delta = project(uniform(images, self.epsilon, generators), images, self.epsilon)
         for _ in range(self.steps):
             x = images + delta
             gradient = self.scale(input_gradient(classifier, x, labels))

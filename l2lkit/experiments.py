@@ -18,7 +18,7 @@ import torch
 from l2lkit.attacks import CW, FGSM, PGM, Attack, RandomSearch
 from l2lkit.evaluation import perturb, trajectory, transfer
 from l2lkit.figures import Panel
-from l2lkit.recipes import DEFENCES, SLIM, TODAY, Learned
+from l2lkit.recipes import DEFENCES, SLIM, TODAY, Diverse, Learned
 from l2lkit.store import Model, Store
 
 EPSILON = 0.031  # ICLR 2020, section 3
@@ -46,7 +46,7 @@ def survival(store: Store, name: str, seed: int) -> dict[str, np.ndarray]:
     survives PGM-20, PGM-100 and CW, one by one."""
     model = store.model(name, seed)
     attacks = white_box_attacks(store)
-    if isinstance(model.recipe.attack, Learned):
+    if isinstance(model.recipe.attack, Learned | Diverse):
         attacks["Own attacker"] = model.attack
     right = store.correct(model, attacks, store.profile.eval_images)
     return right | {"Worst": np.logical_and.reduce([right[a] for a in WORST])}
@@ -58,7 +58,7 @@ def white_box(
     """Accuracy of every model under every attack of `survival`: columns defence, seed, status,
     attack, accuracy."""
     return pd.DataFrame(
-        _row(store.model(name, seed)) | {"attack": attack, "accuracy": right.mean()}
+        row_of(store.model(name, seed)) | {"attack": attack, "accuracy": right.mean()}
         for name in names
         for seed in seeds or store.seeds
         for attack, right in survival(store, name, seed).items()
@@ -92,7 +92,7 @@ def against_epsilon(
             for label, right in store.correct(model, attacks, store.profile.curve_images).items():
                 attack, epsilon = label.split()
                 rows.append(
-                    _row(model)
+                    row_of(model)
                     | {"attack": attack, "epsilon": float(epsilon), "accuracy": right.mean()}
                 )
     return pd.DataFrame(rows)
@@ -149,7 +149,7 @@ def black_box(
                 partial(_transfer, store, surrogate, attack, models),
             )  # fmt: skip
             rows += [
-                _row(models[n]) | {"surrogate": surrogate.defence, "attack": label, "accuracy": a}
+                row_of(models[n]) | {"surrogate": surrogate.defence, "attack": label, "accuracy": a}
                 for n, a in found.items()
             ]
     return pd.DataFrame(rows)
@@ -186,7 +186,7 @@ def loss_curves(
                     [model.id, store.describe(attack), store.profile.curve_images],
                     partial(_losses, store, model, attack),
                 )
-                rows += [_row(model) | {"attack": label} | point for point in found]
+                rows += [row_of(model) | {"attack": label} | point for point in found]
     return pd.DataFrame(rows).rename(columns={"defence": "classifier"})
 
 
@@ -262,7 +262,7 @@ def roughness(
                     [model.id, label, store.model("2step", seed).id, store.profile.curve_images],
                     partial(_roughness, store, model, known[label]),
                 )
-                rows.append(_row(model) | {"attack": label, "roughness": found})
+                rows.append(row_of(model) | {"attack": label, "roughness": found})
     return pd.DataFrame(rows)
 
 
@@ -287,7 +287,7 @@ def example(store: Store, prefer: Sequence[str] = ("cat", "5", "apple")) -> int:
 
 def training_logs(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:
     """The logs of all models below one another, with defence, seed and status."""
-    return pd.concat([m.log.assign(**_row(m)) for m in store.models(names)], ignore_index=True)
+    return pd.concat([m.log.assign(**row_of(m)) for m in store.models(names)], ignore_index=True)
 
 
 def summary(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -303,7 +303,7 @@ def summary(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         failed = seeds[seeds.status != "ok"].status.value_counts()
         cells = {}
         for attack in columns:
-            cells[attack] = _mean_deviation(100 * fine[fine.attack == attack].accuracy)
+            cells[attack] = mean_deviation(100 * fine[fine.attack == attack].accuracy)
         note = ", ".join(f"{n} {status}" for status, n in failed.items())
         cells["seeds"] = f"{len(seeds) - failed.sum()} of {len(seeds)}" + (note and f" ({note})")
         rows[defence] = cells
@@ -377,7 +377,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
                 {
                     "claim": f"{first} {relation} {second}",
                     "under": attack,
-                    "difference": _mean_deviation(gap),
+                    "difference": mean_deviation(gap),
                     "seeds that agree": f"{agree} of {len(gap)}",
                     "verdict": words.get(agree, "mixed") if len(gap) else "not measured",
                 }
@@ -386,12 +386,14 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _mean_deviation(values: pd.Series) -> str:
+def mean_deviation(values: pd.Series) -> str:
+    """ "mean ± deviation" with one decimal; the deviation (n − 1) needs two values."""
     if values.empty:
         return ""
     deviation = f" ± {values.std():.1f}" if len(values) > 1 else ""
     return f"{round(values.mean(), 1) + 0.0:.1f}{deviation}"  # never -0.0
 
 
-def _row(model: Model) -> dict:
+def row_of(model: Model) -> dict:
+    """The columns that every row of a model has."""
     return {"defence": model.defence, "seed": model.seed, "status": model.status}

@@ -172,7 +172,7 @@ class Recipe:
     `clean_weight` adds that multiple of the clean loss (the 2018 version steps on clean and on
     adversarial batches; FGSM and PGM Net of v2 do too). `trades` is the β of TRADES (Zhang et al.
     2019, equation 5): where positive, the loss is the clean one plus β KL(f(x) ‖ f(x + δ)).
-    `warm_start` names the recipe whose classifier this one starts from.
+    `warm_start` is the recipe whose classifier this one starts from, or its name.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Recipe:
     update: str = "simultaneous"
     clean_weight: float = 0.0
     trades: float = 0.0
-    warm_start: str | None = None
+    warm_start: "str | Recipe | None" = None
     precision: str = "float32"
 
     def __post_init__(self) -> None:
@@ -204,6 +204,8 @@ class Recipe:
     def as_dict(self) -> dict:
         """Plain data for a record: everything that decides the outcome of the training."""
         settings = asdict(self) | {"attack_kind": type(self.attack).__name__}
+        if isinstance(self.warm_start, Recipe):
+            settings["warm_start"] = self.warm_start.name
         del settings["source"]
         return settings
 
@@ -371,7 +373,7 @@ def against(model: Recipe, attack: Player, name: str, epochs: int) -> Recipe:
     that `model` trains (L2L-DA, section 5.2: generators fine-tuned to a classifier)."""
     return replace(
         model, name=f"{model.name}+{name}", defence=f"{name} on {model.defence}", attack=attack,
-        optimiser=None, epochs=epochs, warm_start=model.name, clean_weight=0.0, trades=0.0,
+        optimiser=None, epochs=epochs, warm_start=model, clean_weight=0.0, trades=0.0,
         update="simultaneous",
     )  # fmt: skip
 

@@ -12,20 +12,22 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from l2lkit import experiments, published
+from l2lkit import diverse, experiments, published
 from l2lkit.attacks import CW, FGSM, PGM, Attack
 from l2lkit.recipes import RECIPES, Learned, Recipe
 from l2lkit.store import Store
 
 ATTACKS = ("Clean", "FGSM", "PGM-10", "PGM-20", "PGM-100", "CW", "Random", "Own attacker")
-OLDER = ("2018", "v2", "v2-svhn")  # the other recipes are measured as ICLR 2020 measures
+OLDER = ("2018", "v2", "v2-svhn")
+DIVERSE = ("l2l-da", "l2l-da-cifar10")  # the other recipes are measured as ICLR 2020 measures
 
 
 def protocol(version: str) -> dict[str, Attack | None]:
     """The white-box attacks of an older version by label (its section 3); v2-svhn is v2 on SVHN.
 
     ε is 0.03, in v2-svhn 0.05. PGM-10 starts at zero, with step size ε/10 in 2018 and 0.01 in v2,
-    which adds CW with 100 iterations. ICLR 2020's are `experiments.white_box_attacks`.
+    which adds CW with 100 iterations. ICLR 2020's are `experiments.white_box_attacks`, L2L-DA's
+    `diverse.designed_attacks` and `diverse.generators`.
     """
     epsilon = 0.05 if version == "v2-svhn" else 0.03
     step_size = epsilon / 10 if version == "2018" else 0.01
@@ -43,37 +45,57 @@ def compare(store: Store, names: Sequence[str], train: bool = False) -> pd.DataF
     published_deviation, measured (mean over seeds), deviation (n − 1), worst (seed), statistic
     ("mean" or "worst": the one that the version prints), seeds ("2 of 3 (1 collapsed)"),
     difference. A version without numbers for the store's dataset shows those for CIFAR-10 (v2-svhn
-    for SVHN), as `dataset` says. Models that are not there are not trained, unless `train`.
+    for SVHN, l2l-da for MNIST), as `dataset` says. L2L-DA's generators attack where they have been
+    trained. Models that are not there are not trained, unless `train`.
     """
-    rows = []
+    frames = []
     for name in dict.fromkeys(store.recipe(n).name for n in names):
-        recipe = RECIPES[name]
-        version = name.split("/")[0]
-        statistic = published.STATISTIC.get(version.removesuffix("-svhn"), "worst")
-        printed = _white_box(store, recipe)
-        raw, seeds = _measure(store, recipe, train)
-        for attack in _attacks(recipe):
-            accuracy = 100 * raw[(raw.attack == attack) & (raw.status == "ok")].accuracy
-            row = {
-                "recipe": name, "defence": recipe.defence, "table": "", "dataset": "",
-                "attack": attack, "published": float("nan"), "published_deviation": float("nan"),
-                "measured": accuracy.mean(), "deviation": accuracy.std(), "worst": accuracy.min(),
-                "statistic": statistic, "seeds": seeds,
-            }  # fmt: skip
-            rows.append(row | printed.get(attack, {}))
+        raw, seeds = _measure(store, RECIPES[name], train)
+        frames.append(_beside(RECIPES[name], raw, seeds, store.dataset))
+    return pd.concat(frames, ignore_index=True)
+
+
+def compare_recorded(rows: Sequence[dict], dataset: str) -> pd.DataFrame:
+    """What `compare` gives, for measurements that were kept: `rows` with recipe, seed, status,
+    attack and accuracy (in [0, 1]), made on that dataset."""
+    frames = []
+    for name, raw in pd.DataFrame(rows).groupby("recipe", sort=False):
+        status = raw.drop_duplicates("seed").status
+        seeds = f"{(status == 'ok').sum()} of {len(status)}"
+        frames.append(_beside(RECIPES[str(name)], raw, seeds, dataset))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _beside(recipe: Recipe, raw: pd.DataFrame, seeds: str, dataset: str) -> pd.DataFrame:
+    version = recipe.name.split("/")[0]
+    paper = "l2l-da" if version in DIVERSE else version.removesuffix("-svhn")
+    statistic = published.STATISTIC.get(paper, "worst")
+    printed = _white_box(dataset, recipe)
+    rows = []
+    for attack in _attacks(recipe):
+        accuracy = 100 * raw[(raw.attack == attack) & (raw.status == "ok")].accuracy
+        row = {
+            "recipe": recipe.name, "defence": recipe.defence, "table": "", "dataset": "",
+            "attack": attack, "published": float("nan"), "published_deviation": float("nan"),
+            "measured": accuracy.mean(), "deviation": accuracy.std(), "worst": accuracy.min(),
+            "statistic": statistic, "seeds": seeds,
+        }  # fmt: skip
+        rows.append(row | printed.get(attack, {}))
     frame = pd.DataFrame(rows)
-    chosen = frame["measured"].where(frame["statistic"] == "mean", frame["worst"])
-    return frame.assign(difference=_difference(store, frame, chosen))
+    chosen = frame["measured"] if statistic == "mean" else frame["worst"]
+    return frame.assign(difference=_difference(dataset, frame, chosen))
 
 
 def _attacks(recipe: Recipe) -> list[str]:
     version = recipe.name.split("/")[0]
     if version in OLDER:
         return list(protocol(version))
+    if version in DIVERSE:
+        return [*diverse.TABLE_2, "Min"]
     return [a for a in ATTACKS if a != "Own attacker" or isinstance(recipe.attack, Learned)]
 
 
-def _white_box(store: Store, recipe: Recipe) -> dict[str, dict]:
+def _white_box(dataset: str, recipe: Recipe) -> dict[str, dict]:
     """The recipe's cells in the papers' tables, by attack."""
     version = recipe.name.split("/")[0]
     frame = published.load()
@@ -81,7 +103,8 @@ def _white_box(store: Store, recipe: Recipe) -> dict[str, dict]:
         frame.recipe.str.startswith(f"{version}/") & (frame.surrogate == "")
         & (frame.unit == "%") & frame.table.str.startswith("Table")
     ]  # fmt: skip
-    frame = _on(store.dataset, frame, "svhn" if version == "v2-svhn" else "cifar10")
+    own = {"v2-svhn": "svhn", "l2l-da": "mnist"}
+    frame = _on(dataset, frame, own.get(version, "cifar10"))
     return {
         row.attack: {
             "table": row.table, "dataset": row.dataset, "published": row.value,
@@ -110,6 +133,13 @@ def _measure(store: Store, recipe: Recipe, train: bool) -> tuple[pd.DataFrame, s
                 for a, r in right.items()
             ]
         raw = pd.DataFrame(rows)
+    elif seeds and version in DIVERSE:
+        row = store.recipe(recipe.name)
+        full = store.recipe(f"{version}/full")
+        tuned = diverse.generators(store, row, full).values()
+        there = train or all(store.finished(r, s) for r in tuned for s in seeds)
+        attacks = diverse.TABLE_2 if there else diverse.DESIGNED
+        raw = diverse.white_box(store, [row], seeds, attacks, full)
     elif seeds:
         raw = experiments.white_box(store, [recipe.name], seeds)
     status = raw.drop_duplicates("seed").status.value_counts().to_dict()
@@ -120,8 +150,8 @@ def _measure(store: Store, recipe: Recipe, train: bool) -> tuple[pd.DataFrame, s
     return raw, counted + (note and f" ({note})")
 
 
-def _difference(store: Store, frame: pd.DataFrame, measured: pd.Series) -> pd.Series:
-    return (measured - frame["published"]).where(frame["dataset"] == store.dataset)
+def _difference(dataset: str, frame: pd.DataFrame, measured: pd.Series) -> pd.Series:
+    return (measured - frame["published"]).where(frame["dataset"] == dataset)
 
 
 def compare_black_box(store: Store, frame: pd.DataFrame) -> pd.DataFrame:
@@ -143,9 +173,22 @@ def compare_black_box(store: Store, frame: pd.DataFrame) -> pd.DataFrame:
     every = measured.index.append(printed.index.difference(measured.index, sort=False))
     both = printed.reindex(every).join(measured).reset_index()
     both = both.fillna({"table": "", "dataset": ""})
-    both["difference"] = _difference(store, both, both["measured"])
+    both["difference"] = _difference(store.dataset, both, both["measured"])
     return both[["defence", "surrogate", "table", "dataset", "attack", "published", "measured",
                  "difference"]]  # fmt: skip
+
+
+def compare_transfer(rows: Sequence[dict]) -> pd.DataFrame:
+    """L2L-DA's Table 3 beside the rows of `diverse.black_box`: columns defence, surrogate, attack,
+    published, measured (mean over the rows' seeds), both in %."""
+    frame = pd.DataFrame(rows)
+    measured = 100 * frame.groupby(["defence", "surrogate", "attack"], sort=False).accuracy.mean()
+    printed = published.select(version="l2l-da", table="Table 3")
+    printed = printed.rename(columns={"method": "defence", "value": "published"})
+    keys = ["defence", "surrogate", "attack"]
+    return measured.rename("measured").reset_index().merge(
+        printed[[*keys, "published"]], on=keys, how="left"
+    )[[*keys, "published", "measured"]]
 
 
 def _defences(printed: pd.DataFrame) -> pd.Series:

@@ -179,9 +179,10 @@ def train(
     Raises InputError if the recipe wants a warm start and gets none.
     """
     if recipe.warm_start and start_from is None and resume is None:
+        start = recipe.warm_start
         raise InputError(
-            f"Recipe {recipe.name} starts from {recipe.warm_start}: pass its classifier's state "
-            "as start_from."
+            f"Recipe {recipe.name} starts from {start if isinstance(start, str) else start.name}: "
+            "pass its classifier's state as start_from."
         )
     device = data.train_images.device
     cuda = [device] if device.type == "cuda" else []

@@ -203,17 +203,19 @@ def test_a_row_for_every_attack_of_the_version(results):
     assert frame.groupby("recipe", sort=False).attack.agg(list).to_dict() == expected
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "svhn"])
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "svhn", "mnist"])
 def test_no_published_cell_is_lost(results, dataset):
     """Counted from the tables' shapes: the white-box cells of our recipes on the dataset."""
     frame = tables.compare(results({}, dataset), list(RECIPES))
     on = frame[frame.dataset == dataset].published.notna().sum()
     cells = {
         # 2018: 5 × 3. v2: 9 × 4 less a dash. ICLR: Table 8's 12, and of Table 2 the lines and
-        # clean cells: 14 + 6 less two quoted rows of two, on CIFAR-100 9 + 3.
-        "cifar10": 15 + 35 + 12 + 16,
+        # clean cells: 14 + 6 less two quoted rows of two, on CIFAR-100 9 + 3. L2L-DA's Table 2:
+        # 6 × 10; on MNIST also three models of five cells in either half of Table 1.
+        "cifar10": 15 + 35 + 12 + 16 + 60,
         "cifar100": 15 + 35 + 12 + 12,
         "svhn": 36,
+        "mnist": 60 + 15 + 15,
     }
     assert on == cells[dataset]
 
@@ -397,6 +399,15 @@ def test_show_is_a_row_a_defence(results):
     assert list(new["Own attacker"]) == ["49.7", "45.0", "-4.7"]
     assert list(today["Clean"]) == ["", "80.0", ""]
     assert all(isinstance(text, str) for text in shown.to_numpy().ravel())
+
+
+def test_l2l_da_is_compared_with_the_table_of_its_dataset(results):
+    """Table 2, row "L2L-DA (full)": on MNIST 95.15 under PGD-100 and 94.61 at least."""
+    frame = tables.compare(results({}, "mnist"), ["l2l-da/full", "l2l-da/no-r"])
+    assert cell(frame, "PGD-100", "l2l-da/full").published == 95.15
+    assert cell(frame, "Min", "l2l-da/full").published == 94.61
+    assert cell(frame, "Min", "l2l-da/no-r").published == 90.45  # Table 1a
+    assert set(frame.statistic) == {"mean"} and set(frame.dataset) == {"mnist", ""}
 
 
 def test_show_prints_published_deviations(results):

@@ -1,0 +1,277 @@
+"""L2L-DA beside L2L: the tables and Figure 2 of the ICCV 2019 paper, at the store's profile.
+
+As in `l2lkit.experiments`, each measurement is one call and one tidy frame, with the columns
+`defence`, `seed` and `status` beside the values.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from l2lkit import experiments, published
+from l2lkit.attackers import GradAttacker
+from l2lkit.attacks import CW, FGSM, PGM, Attack
+from l2lkit.evaluation import perturb, trajectory, transfer
+from l2lkit.recipes import AdvGAN, Diverse, Learned, Optimiser, Recipe, against
+from l2lkit.store import Model, Store
+
+GAMES = ("l2l-star", "no-r-no-d", "no-r", "no-d", "full")  # Table 1a
+GENERATORS = ("AdvGAN", "GAP", "L2L-DA")
+TABLE_2 = ("Clean", "FGSM", "PGD-10", "PGD-100", "C&W-100", "C&W-1000", *GENERATORS)
+SMALL = tuple(a for a in TABLE_2 if a != "C&W-1000")  # what a small profile can pay for
+DESIGNED = SMALL[:5]  # without training a generator
+DRAWS = 10  # restarts and draws of Figure 2
+
+
+def family(store: Store) -> str:
+    """The recipes that fit the store's data: those of MNIST for grey images, else CIFAR-10's."""
+    return "l2l-da" if store.data.channels == 1 else "l2l-da-cifar10"
+
+
+def games(store: Store) -> list[str]:
+    """The names of the recipes that a run trains for Table 1a."""
+    return [f"{family(store)}/{name}" for name in GAMES]
+
+
+def designed_attacks(epsilon: float) -> dict[str, Attack | None]:
+    """The hand-designed attacks of Table 2 in its order, with steps of ε/4."""
+    step = max(epsilon, 1e-9) / 4
+    return {
+        "Clean": None, "FGSM": FGSM(epsilon=epsilon),
+        "PGD-10": PGM(epsilon=epsilon, steps=10, step_size=step),
+        "PGD-100": PGM(epsilon=epsilon, steps=100, step_size=step),
+        "C&W-100": CW(epsilon=epsilon, steps=100), "C&W-1000": CW(epsilon=epsilon, steps=1000),
+    }  # fmt: skip
+
+
+def generators(store: Store, recipe: Recipe, full: Recipe | None = None) -> dict[str, Recipe]:
+    """The recipes of the three generators of Table 2, trained against the classifier of `recipe`.
+
+    All have the network of `full` (default: the L2L-DA of the store's family), start afresh and
+    see the classifier's training images once in ten epochs of the game, at least once. The text
+    says "fine-tuned" and neither from where nor for how long.
+    """
+    full = full or store.recipe(f"{family(store)}/full")
+    diverse = full.attack
+    assert isinstance(diverse, Diverse)
+    epochs, rate = max(1, full.epochs // 10), store.profile.attacker_lr
+    shared: dict[str, Any] = {
+        "epsilon": diverse.epsilon, "width": diverse.width,
+        "optimiser": Optimiser(kind="adam", lr=rate, weight_decay=0),
+    }  # fmt: skip
+    attacks: dict[str, AdvGAN | Learned | Diverse] = {
+        "AdvGAN": AdvGAN(**shared), "GAP": Learned(steps=0, network="unet", **shared),
+        "L2L-DA": replace(diverse, optimiser=shared["optimiser"]),
+    }  # fmt: skip
+    return {name: against(recipe, attack, name, epochs) for name, attack in attacks.items()}
+
+
+def survival(
+    store: Store, recipe: Recipe, seed: int, attacks: Sequence[str] = TABLE_2,
+    full: Recipe | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Whether the model of `recipe` is right on each image of the table, under the named attacks
+    of the paper's Table 2; the generators among them are trained against the model first."""
+    full = full or store.recipe(f"{family(store)}/full")
+    assert isinstance(full.attack, Diverse)
+    model = store.model(recipe, seed)
+    known = designed_attacks(full.attack.epsilon)
+    for name, tuned in generators(store, recipe, full).items():
+        if name in attacks:
+            known[name] = store.model(tuned, seed).attack
+    return store.correct(model, {a: known[a] for a in attacks}, store.profile.eval_images)
+
+
+def white_box(
+    store: Store, rows: Sequence[Recipe], seeds: Sequence[int] | None = None,
+    attacks: Sequence[str] = TABLE_2, full: Recipe | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Tables 1 and 2: accuracy of every model under the attacks of `survival`. Columns recipe,
+    defence, seed, status, attack, accuracy; the attack "Min" is the paper's, the lowest of the
+    accuracies, and "Worst" counts an image only if it survives all attacks."""
+    parts = []
+    for recipe in rows:
+        for seed in seeds or store.seeds:
+            right = survival(store, recipe, seed, attacks, full)
+            accuracy = {name: alive.mean() for name, alive in right.items()}
+            accuracy["Min"] = min(a for name, a in accuracy.items() if name != "Clean")
+            accuracy["Worst"] = np.logical_and.reduce(list(right.values())).mean()
+            row = {"recipe": recipe.name} | experiments.row_of(store.model(recipe, seed))
+            parts += [row | {"attack": n, "accuracy": a} for n, a in accuracy.items()]
+    return pd.DataFrame(parts)
+
+
+def black_box(
+    store: Store, targets: Sequence[Recipe], surrogates: Sequence[Recipe], full: Recipe,
+    seeds: tuple[int, int],
+) -> pd.DataFrame:  # fmt: skip
+    """Table 3: L2L-DA's generator, PGD-10 and PGD-100 on surrogates of the second seed, shown to
+    the targets of the first. Columns defence, seed, status, surrogate, attack, accuracy."""
+    assert isinstance(full.attack, Diverse)
+    seed, other = seeds
+    models = {r.name: store.model(r, seed) for r in targets}
+    designed = designed_attacks(full.attack.epsilon)
+    rows = []
+    for recipe in surrogates:
+        surrogate = store.model(recipe, other)
+        tuned = store.model(generators(store, recipe, full)["L2L-DA"], other)
+        attacks = {"L2L-DA": tuned.attack} | {n: designed[n] for n in ("PGD-10", "PGD-100")}
+        for name, attack in attacks.items():
+            assert attack is not None
+            found = store.measured(
+                "transfer",
+                [surrogate.id, store.describe(attack), store.profile.eval_images,
+                 [m.id for m in models.values()]],
+                partial(_transfer, store, surrogate, attack, models),
+            )  # fmt: skip
+            rows += [
+                experiments.row_of(models[n])
+                | {"surrogate": surrogate.defence, "attack": name, "accuracy": a}
+                for n, a in found.items()
+            ]
+    return pd.DataFrame(rows)
+
+
+def _transfer(
+    store: Store, surrogate: Model, attack: Attack, models: Mapping[str, Model]
+) -> dict[str, float]:
+    x, y = store.images(store.profile.eval_images)
+    classifiers = {n: m.classifier for n, m in models.items()}
+    found = transfer(surrogate.classifier, attack, classifiers, x, y, seed=surrogate.seed)
+    return {n: right.float().mean().item() for n, right in found.items()}
+
+
+def restarts(
+    store: Store, classifiers: Sequence[str | Recipe], star: str | Recipe, full: str | Recipe,
+    seeds: Sequence[int] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Figure 2: how high ten attempts get, step by step, on each classifier.
+
+    PGD from ten uniform starts; the one-step attacker of `star`, applied ten times from ten
+    uniform starts; ten draws of z of the generator of `full`, as many steps as it has. For each
+    image the largest loss of the ten and their deviation; columns classifier, seed, status,
+    attack, step, loss and deviation are means over images. No generator is tuned to a classifier
+    that it has not trained.
+    """
+    rows = []
+    for seed in seeds or store.seeds:
+        generator, one_step = store.model(full, seed), store.model(star, seed)
+        assert isinstance(generator.recipe.attack, Diverse)
+        epsilon = generator.recipe.attack.epsilon
+        again: Any = copy.copy(one_step.attack)  # shares φ
+        assert isinstance(again, GradAttacker)
+        again.steps, again.start = 10, "uniform"
+        attacks: dict[str, tuple[Attack | None, str]] = {
+            "PGD": (PGM(epsilon=epsilon, steps=10, step_size=epsilon / 4), "PGD-10"),
+            "L2L": (again, f"ten steps of {one_step.id}"),
+            "L2L-DA": (generator.attack, f"the attacker of {generator.id}"),
+        }
+        for name in classifiers:
+            model = store.model(name, seed)
+            for label, (attack, words) in attacks.items():
+                found = store.measured(
+                    "restarts", [model.id, words, epsilon, DRAWS, store.profile.curve_images],
+                    partial(_restarts, store, model, attack),  # type: ignore[arg-type]
+                )  # fmt: skip
+                rows += [experiments.row_of(model) | {"attack": label} | point for point in found]
+    return pd.DataFrame(rows).rename(columns={"defence": "classifier"})
+
+
+def _restarts(store: Store, model: Model, attack: Attack) -> list[dict]:
+    x, y = store.images(store.profile.curve_images)
+    runs = [
+        trajectory(model.classifier, attack, x, y, seed=100 * model.seed + i) for i in range(DRAWS)
+    ]
+    losses = torch.stack([run.loss for run in runs])  # (draws, steps, images)
+    highest, deviation = losses.amax(0).mean(1), losses.std(0).mean(1)
+    return [
+        {"step": step, "loss": highest[i].item(), "deviation": deviation[i].item()}
+        for i, step in enumerate(runs[0].steps) if step > 0
+    ]  # fmt: skip
+
+
+def draws(
+    store: Store, recipe: str | Recipe, index: int, count: int = DRAWS, seed: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """`count` draws of a generator's perturbation of one test image, on its own classifier: the
+    image (C, H, W), the perturbations (count, C, H, W) and the classifier's answers."""
+    model = store.model(recipe, seed)
+    x = store.data.test_images[index : index + 1].float() / 255
+    y = store.data.test_labels[index : index + 1]
+    assert model.attack is not None
+    found = torch.cat(
+        [perturb(model.classifier, model.attack, x, y, seed=i) for i in range(count)]
+    )
+    with torch.no_grad():
+        answers = model.classifier(x + found).argmax(1).tolist()
+    return x[0], found, [store.data.class_names[a] for a in answers]
+
+
+def diversity(deltas: torch.Tensor, epsilon: float) -> float:
+    """How far the draws (K, C, H, W) of one image lie apart: the mean over pairs and pixels of
+    |δᵢ − δⱼ| / 2ε, 0 for one and the same perturbation, 1 at most for a pair."""
+    pairs = torch.combinations(torch.arange(len(deltas)))
+    apart = (deltas[pairs[:, 0]] - deltas[pairs[:, 1]]).abs().mean()
+    return (apart / (2 * epsilon)).item()
+
+
+# Table 1a, row against row: what is switched on, what else is on, the two recipes.
+SWITCHES = (
+    ("recursion", "without diversity", "no-d", "no-r-no-d"),
+    ("recursion", "with diversity", "full", "no-r"),
+    ("diversity", "in one step", "no-r", "no-r-no-d"),
+    ("diversity", "with recursion", "full", "no-d"),
+)
+
+
+def effects(
+    frame: pd.DataFrame, attacks: Sequence[str] = ("PGD-100", "C&W-100", "Worst")
+) -> pd.DataFrame:
+    """What recursion and diversity each add, on the rows of `white_box`: percentage points, paired
+    by seed, mean ± deviation, and on how many seeds they add anything; beside it the difference
+    that the paper's Table 1a prints (MNIST). Seeds of which either model failed are left out."""
+    fine = frame[frame.status == "ok"].assign(key=frame.recipe.str.split("/").str[1])
+    accuracy = 100 * fine.pivot_table(index="seed", columns=["key", "attack"], values="accuracy")
+    printed = published.select(version="l2l-da", table="Table 1a")
+    printed = printed.assign(key=printed.recipe.str.split("/").str[1])
+    value = printed.set_index(["key", "attack"]).value
+    rows = []
+    for what, where, more, less in SWITCHES:
+        for attack in attacks:
+            gap = (accuracy[more, attack] - accuracy[less, attack]).dropna()
+            told = value.get((more, attack)), value.get((less, attack))
+            rows.append(
+                {
+                    "adding": what, "": where, "under": attack,
+                    "points": experiments.mean_deviation(gap),
+                    "seeds that gain": f"{(gap > 0).sum()} of {len(gap)}",
+                    "published": "" if None in told else f"{told[0] - told[1]:+.2f}",
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def everything(store: Store, names: Sequence[str], seed: int | None = None) -> pd.DataFrame:
+    """Every named defence under every attack of both papers: the rows of
+    `experiments.white_box` (ICLR 2020, Tables 2 and 8) and of `white_box` (L2L-DA, Table 2).
+    Columns recipe, defence, seed, status, attack, accuracy; attacks that both have differ in
+    their settings, and are told apart by name: PGM is ICLR 2020's, PGD is L2L-DA's."""
+    seed = store.seed if seed is None else seed
+    attacks = TABLE_2 if store.profile.name == "paper" else SMALL
+    parts = []
+    for name in names:
+        recipe = store.recipe(name)
+        first = experiments.white_box(store, [name], [seed]).assign(recipe=recipe.name)
+        first = first[~first.attack.isin(["Worst"])]
+        second = white_box(store, [recipe], [seed], attacks)
+        second = second[~second.attack.isin(["Clean", "FGSM", "Min", "Worst"])]
+        both = pd.concat([first, second], ignore_index=True)
+        lowest = both[both.attack != "Clean"].accuracy.min()
+        parts += [both, both.head(1).assign(attack="Min", accuracy=lowest)]
+    return pd.concat(parts, ignore_index=True)
