@@ -1,23 +1,32 @@
 """GAIL's throughput: environment steps a second and seconds an iteration.
 
-    python benchmarks/gail.py [--environment NAME] [--iterations N] [--pairs N]
-    python benchmarks/gail.py --memory                 the paper's dense updater: memory and time
+    python benchmarks/gail.py [--environment NAME] [--iterations N] [--pairs N] [--seed N]
+    python benchmarks/gail.py --memory         the paper's dense updater: memory, disk and time
+    python benchmarks/gail.py --controls       what makes L2L GAIL unsteady: writes a record
     python benchmarks/gail.py --imitation DEMONSTRATIONS.npz      in the library's own environment
 
 The first plays GAIL and both variants of L2L GAIL with the discriminator (s, a) -> 64 -> 32 -> 1
-(the dense updater with 16 -> 8, which has 3.4 million parameters in place of 341). The last needs
+(the dense updater with 16 -> 8, which has 3.4 million parameters in place of 341). Imitation needs
 neither l2lkit nor its versions, but the package `imitation` (and `sb3-contrib`): it trains that
 library's GAIL with the same TRPO settings, environment, expert's pairs, pairs an iteration and
-number of steps. Everything runs on one thread; prints JSON, a line a run.
+number of steps, and once more with its own defaults and those of sb3-contrib's TRPO. Everything
+runs on one thread; prints JSON, a line a run. Run both on the same idle core, one after the other.
 """
 
 import argparse
 import json
 import resource
+import tempfile
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 
 
-def ours(environment: str, method: str, iterations: int, pairs: int) -> dict:
+def ours(environment: str, method: str, iterations: int, pairs: int, seed: int) -> dict:
     from l2lkit import experts, gail
 
     hidden = (16, 8) if method == "L2L GAIL" else (64, 32)
@@ -27,57 +36,141 @@ def ours(environment: str, method: str, iterations: int, pairs: int) -> dict:
         policy=experts.PolicySettings(pairs=pairs),
     )  # fmt: skip
     shown = experts.load(environment)
-    game = gail.Game.build(recipe, shown, 0)
+    game = gail.Game.build(recipe, shown, seed)
     gail.play(game, (1, 0))  # warm up
-    started = time.perf_counter()
-    game, log = gail.train(recipe, shown, seed=0)
-    seconds = time.perf_counter() - started
-    returns = game.agent.evaluate(20, seed=1)
-    return {"method": method, "hidden": hidden} | figures(
-        environment, int(log["steps"].sum()), seconds, iterations, float(returns.mean())
+    started = clocks()
+    game, log = gail.train(recipe, shown, seed=seed)
+    spent = clocks() - started
+    returns = game.agent.evaluate(100, seed=1)
+    return {"method": method, "hidden": hidden, "seed": seed} | figures(
+        environment, int(log["steps"].sum()), spent, iterations, float(returns.mean())
     )
 
 
+def clocks() -> np.ndarray:
+    """Wall and CPU time in seconds; on a busy machine the second is the fairer one."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def figures(
-    environment: str, steps: int, seconds: float, iterations: float, returns: float
+    environment: str, steps: int, spent: np.ndarray, iterations: float, returns: float
 ) -> dict:
+    wall, cpu = spent
     return {
-        "environment": environment, "steps": steps, "steps_per_second": round(steps / seconds),
-        "seconds_per_iteration": round(seconds / iterations, 4), "return": returns,
+        "environment": environment, "steps": steps, "steps_per_second": round(steps / wall),
+        "steps_per_cpu_second": round(steps / cpu),
+        "seconds_per_iteration": round(wall / iterations, 4), "return": returns,
     }  # fmt: skip
 
 
-def memory(moves: int = 5) -> dict:
-    """The paper's updater on CartPole, moved a few times on 5,000 pairs of either side."""
-    import numpy as np
-    import torch
+def memory(directory: str) -> dict:
+    """The paper's updater on CartPole: four iterations of the paper's profile, stopped after two
+    and gone on with from the checkpoint, and what that takes. Needs 12 GB of memory, 9 of disk."""
+    import l2lkit
+    from l2lkit import gail
 
-    from l2lkit import experts, gail
+    def stop(what: str, share: float) -> None:
+        if "iteration 2/4" in what:
+            raise KeyboardInterrupt
 
-    shown = experts.load("CartPole-v1")
-    recipe = gail.Recipe(environment="CartPole-v1", method="L2L GAIL")
-    game = gail.Game.build(recipe, shown, 0)
-    observations, actions = game.expert
-    seconds = []
-    for _ in range(moves):
-        started = time.perf_counter()
-        gail.ascend(game, (observations + 0.1 * torch.randn_like(observations), actions))
-        seconds.append(time.perf_counter() - started)
-    assert game.updater is not None
-    count = sum(p.numel() for p in game.updater.parameters())
+    recipe = replace(gail.recipe("CartPole-v1", "L2L GAIL", "paper"), iterations=4)
+    store = l2lkit.Store("paper", device="cpu", output=directory, on_progress=stop)
+    started = time.perf_counter()
+    with suppress(KeyboardInterrupt):
+        gail.trained(store, recipe, 0)
+    files = list(Path(directory).rglob("*.pt"))
+    half = sum(p.stat().st_size for p in files)
+    store.on_progress = lambda what, share: None
+    run = gail.trained(store, recipe, 0)
+    seconds = time.perf_counter() - started
+    assert run.game.updater is not None
+    count = sum(p.numel() for p in run.game.updater.parameters())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    over = sum(p.stat().st_size for p in Path(directory).rglob("*.pt"))
     return {
         "parameters": count, "gigabytes_float32_with_adam": 16 * count / 1e9,
-        "peak_gigabytes": peak / 1e9, "seconds_per_move": float(np.median(seconds[1:])),
+        "peak_gigabytes": peak / 1e9, "checkpoints": len(files), "checkpoint_gigabytes": half / 1e9,
+        "checkpoint_gigabytes_when_over": over / 1e9, "seconds_with_checkpoints": seconds,
+        "seconds_per_iteration": run.log["seconds"].tolist(), "return": run.log["return"].tolist(),
     }  # fmt: skip
 
 
-def theirs(path: str, environment: str, iterations: int, pairs: int, copies: int) -> dict:
-    """The `imitation` library's GAIL on the same terms."""
+def controls(seeds: Sequence[int], iterations: int = 120) -> dict:
+    """L2L GAIL on CartPole, which goes on in six ways from the iteration that first scores 0.95,
+    with the numbers of Figure 6 from there on; GAIL for comparison.
+
+    "brake": after each iteration U's last layer, and so what U puts out, shrinks to nine tenths.
+    """
+    import pandas as pd
+    import torch
+
+    import l2lkit
+    from l2lkit import experts, gail, gail_views
+
+    shown = experts.load("CartPole-v1")
+    store = l2lkit.Store("quick", device="cpu", seed=seeds[0], seeds=len(seeds))
+
+    def brake(game: gail.Game) -> None:
+        with torch.no_grad():
+            for weight in game.updater.net[-1].parameters():
+                weight.mul_(0.9)
+
+    def frozen_updater(game: gail.Game) -> None:
+        game.optimiser.param_groups[0]["lr"] = 0.0
+
+    def frozen_discriminator(game: gail.Game) -> None:
+        adam_on_discriminator(game)
+        game.optimiser.param_groups[0]["lr"] = 0.0
+
+    def adam_on_discriminator(game: gail.Game) -> None:
+        if game.updater is not None:
+            weights = game.discriminator.parameters()
+            game.updater, game.optimiser = None, torch.optim.Adam(weights, 0.01, maximize=True)
+
+    def play(method: str, seed: int, change: Callable | None) -> dict:
+        reached = []
+
+        def on_iteration(game: gail.Game, log: list[dict]) -> None:
+            if reached or shown.score(log[-1]["return"]) >= 0.95:
+                reached.append(len(log))
+                if change is not None:
+                    change(game)
+
+        recipe = replace(gail.recipe("CartPole-v1", method, "quick"), iterations=iterations)
+        _, log = gail.train(recipe, shown, seed=seed, on_iteration=on_iteration)
+        found = gail_views.stability(shown.score(log["return"]))
+        last = float(log["return"].iloc[-iterations // 10 :].mean())
+        return {"seed": seed, "iterations": len(log), "final_return": last, **found}
+
+    ways: dict[str, tuple[str, Callable | None]] = {
+        "GAIL": ("GAIL", None),
+        "L2L GAIL": ("L2L GAIL", None),
+        "then D is frozen": ("L2L GAIL", frozen_discriminator),
+        "then U is frozen, and goes on moving D": ("L2L GAIL", frozen_updater),
+        "then Adam moves D": ("L2L GAIL", adam_on_discriminator),
+        "then U has a brake": ("L2L GAIL", brake),
+    }
+    table = pd.DataFrame(
+        {"run": name, **play(method, seed, change)}
+        for name, (method, change) in ways.items() for seed in seeds
+    )  # fmt: skip
+    caption = (
+        "L2L GAIL until it first scores 0.95, and then? CartPole-v1, networks and batches of the "
+        f"profile quick, {iterations} iterations, seeds {seeds[0]} to {seeds[-1]}."
+    )
+    clean = json.loads(table.to_json(orient="records"))
+    return {"caption": caption, "rows": clean, "provenance": gail.provenance(store)}
+
+
+def theirs(
+    path: str, environment: str, iterations: int, pairs: int, seed: int, defaults: bool
+) -> dict:
+    """The `imitation` library's GAIL: on the same terms, or with its `defaults`, eight copies and
+    batches of 1,024 as its documentation has them."""
     import gymnasium
-    import numpy as np
     from imitation.algorithms.adversarial.gail import GAIL
     from imitation.data.types import Transitions
+    from imitation.data.wrappers import RolloutInfoWrapper
     from imitation.rewards.reward_nets import BasicRewardNet
     from sb3_contrib import TRPO
     from stable_baselines3.common.evaluation import evaluate_policy
@@ -93,30 +186,38 @@ def theirs(path: str, environment: str, iterations: int, pairs: int, copies: int
         obs=observations, acts=actions, next_obs=following, dones=dones,
         infos=np.array([{}] * len(actions)),
     )  # fmt: skip
-
-    from imitation.data.wrappers import RolloutInfoWrapper
-
+    copies = 8 if defaults else pairs // gymnasium.spec(environment).max_episode_steps
     venv = DummyVecEnv([lambda: RolloutInfoWrapper(gymnasium.make(environment))] * copies)
-    trpo = TRPO(
-        "MlpPolicy", venv, n_steps=pairs // copies, batch_size=min(500, pairs), gamma=0.995,
-        gae_lambda=0.97, target_kl=0.01, cg_damping=0.1, n_critic_updates=5, learning_rate=1e-3,
-        policy_kwargs={"net_arch": [64, 32]}, seed=0, device="cpu",
-    )  # fmt: skip
     space = venv.observation_space, venv.action_space
-    net = BasicRewardNet(*space, hid_sizes=(64, 32), activation=nn.Tanh)
-    trainer = GAIL(
-        demonstrations=shown, demo_batch_size=min(pairs, len(actions)), venv=venv, gen_algo=trpo,
-        reward_net=net, n_disc_updates_per_round=1, gen_train_timesteps=pairs,
-        gen_replay_buffer_capacity=pairs, disc_opt_kwargs={"lr": 0.01},
-        allow_variable_horizon=True,
-    )  # fmt: skip
-    started = time.perf_counter()
-    trainer.train(iterations * pairs)
-    seconds = time.perf_counter() - started
+    terms: dict = {"allow_variable_horizon": True}
+    if defaults:
+        trpo, net = TRPO("MlpPolicy", venv, seed=seed, device="cpu"), BasicRewardNet(*space)
+        terms["demo_batch_size"] = 1024
+    else:
+        trpo = TRPO(
+            "MlpPolicy", venv, n_steps=pairs // copies, batch_size=min(500, pairs), gamma=0.995,
+            gae_lambda=0.97, target_kl=0.01, cg_damping=0.1, cg_max_steps=10, n_critic_updates=5,
+            learning_rate=1e-3, policy_kwargs={"net_arch": [64, 32]}, seed=seed, device="cpu",
+        )  # fmt: skip
+        net = BasicRewardNet(*space, hid_sizes=(64, 32), activation=nn.Tanh)
+        terms |= {
+            "demo_batch_size": min(pairs, len(actions)), "n_disc_updates_per_round": 1,
+            "gen_train_timesteps": pairs, "gen_replay_buffer_capacity": pairs,
+            "disc_opt_kwargs": {"lr": 0.01},
+        }  # fmt: skip
+    trainer = GAIL(demonstrations=shown, venv=venv, gen_algo=trpo, reward_net=net, **terms)
+    steps = trpo.n_steps * copies
+    rounds = max(1, iterations * pairs // steps)
+    started = clocks()
+    trainer.train(rounds * steps)
+    spent = clocks() - started
     test = DummyVecEnv([lambda: gymnasium.make(environment)])
-    returns, _ = evaluate_policy(trpo, test, 20, deterministic=True)
-    return {"method": "imitation's GAIL", "hidden": (64, 32)} | figures(
-        environment, iterations * pairs, seconds, iterations, float(returns)
+    test.seed(1)
+    returns, _ = evaluate_policy(trpo, test, 100, deterministic=True)
+    name = f"imitation's GAIL{', its defaults' if defaults else ''}"
+    hidden = (32, 32) if defaults else (64, 32)
+    return {"method": name, "hidden": hidden, "seed": seed} | figures(
+        environment, rounds * steps, spent, rounds, float(returns)
     )
 
 
@@ -125,20 +226,29 @@ def main() -> None:
     parser.add_argument("--environment", default="CartPole-v1")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--controls", action="store_true")
     parser.add_argument("--imitation", metavar="DEMONSTRATIONS.npz")
     args = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
     if args.memory:
-        print(json.dumps(memory()))
-    elif args.imitation:
-        terms = (args.environment, args.iterations, args.pairs, 10)
-        print(json.dumps(theirs(args.imitation, *terms)))
+        with tempfile.TemporaryDirectory() as directory:
+            print(json.dumps(memory(directory)))
+        return
+    if args.controls:
+        path = Path(__file__).parents[1] / "results" / "recorded" / "gail_controls.json"
+        path.write_text(json.dumps(controls(range(3)), indent=1) + "\n", encoding="utf-8")
+        return
+    terms = (args.environment, args.iterations, args.pairs, args.seed)
+    if args.imitation:
+        for defaults in (False, True):
+            print(json.dumps(theirs(args.imitation, *terms, defaults)))
     else:
         for method in ("GAIL", "L2L GAIL", "L2L GAIL (shared)"):
-            print(json.dumps(ours(args.environment, method, args.iterations, args.pairs)))
+            print(json.dumps(ours(terms[0], method, *terms[1:])))
 
 
 if __name__ == "__main__":

@@ -21,38 +21,24 @@ teach D to take the expert's pairs for the policy's. It ascends here.
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from l2lkit.environments import ENVIRONMENTS as ENVIRONMENTS
 from l2lkit.errors import InputError
-from l2lkit.experts import (
-    ENVIRONMENTS,
-    Agent,
-    Demonstrations,
-    PolicySettings,
-    Rollout,
-    load,
-    make,
-    roll_out,
-)
+from l2lkit.experts import Agent, Demonstrations, PolicySettings, Rollout, load
+from l2lkit.gail_networks import Discriminator, Updater, check_memory
 from l2lkit.store import (
     Store,
     fingerprint,
@@ -61,35 +47,11 @@ from l2lkit.store import (
     write_atomically,
     write_json,
 )
-from l2lkit.widgets import picture
 
 METHODS = ("GAIL", "L2L GAIL", "L2L GAIL (shared)")
 
 
-# The players ------------------------------------------------------------------------------------
-
-
-class Discriminator(nn.Module):
-    """(s, a) -> the logit of D, with tanh hidden layers (ICLR 2020, Appendix C.2: 64, 32).
-
-    Takes standardised observations (n, d) and whole-numbered actions (n,), which it sees one-hot;
-    returns (n,). The last layer starts at zero, so that D starts at 1/2.
-    """
-
-    def __init__(self, width: int, actions: int, hidden: Sequence[int] = (64, 32)):
-        super().__init__()
-        self.actions = actions
-        sizes = [width + actions, *hidden]
-        layers: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Linear(before, after), nn.Tanh()]
-        last = nn.Linear(sizes[-1], 1)
-        nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
-        self.net = nn.Sequential(*layers, last)
-
-    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        chosen = F.one_hot(actions, self.actions).to(observations.dtype)
-        return self.net(torch.cat([observations, chosen], 1)).squeeze(1)
+# What they play for -----------------------------------------------------------------------------
 
 
 def objective(policy_logits: Tensor, expert_logits: Tensor) -> Tensor:
@@ -109,45 +71,16 @@ def reward(logits: Tensor, kind: str) -> Tensor:
     return F.softplus(-logits) if kind == "survive" else -F.softplus(logits)
 
 
-class Updater(nn.Module):
-    """U(θ_D, g_D; θ_U): the learned optimiser, 2m -> 8m -> 4m -> m with PReLU after the first two
-    layers and θ_D added to the output (ICLR 2020, Appendix C.2).
-
-    Takes θ and its gradient, (…, m) each, and returns the new θ. With m = 1 and inputs (m, 1) it
-    is the scalable variant: the same 67 weights move every coordinate of θ_D. The last layer starts
-    at zero, so that U starts as the identity; a random one would scatter D at the first step.
-    """
-
-    def __init__(self, m: int):
-        super().__init__()
-        self.m, last = m, nn.Linear(4 * m, m)
-        nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
-        self.net = nn.Sequential(
-            nn.Linear(2 * m, 8 * m), nn.PReLU(), nn.Linear(8 * m, 4 * m), nn.PReLU(), last
-        )
-
-    def forward(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        return theta + self.net(torch.cat([theta, gradient], -1))
-
-
-def parameter_count(m: int) -> int:
-    """The number of U's parameters for m of θ_D: 52m² + 13m + 2.
-
-    For the paper's discriminator on CartPole m = 2,561, and U has 341 million parameters: 5.5 GB
-    in float32 with gradients and Adam's two moments (16 bytes a parameter).
-    """
-    return 52 * m * m + 13 * m + 2
-
-
 # The game ---------------------------------------------------------------------------------------
 
 
 # Adam's rate for θ_U. Appendix C.2 takes θ_D's, 0.01 in Ho and Ermon's code: at that rate one step
 # changes U's output by up to the layer's width times 0.01, every later output adds to θ_D again,
-# and the dense U diverges within ten iterations (D of 16 and 8 units). At 1e-7 (shared: 1e-6) D
-# still says 1/2 after a hundred. In between no power of ten came near GAIL's stability, on two
-# seeds; at these ones both environments were learnt at least in part.
-RATES = {"L2L GAIL": 1e-5, "L2L GAIL (shared)": 1e-3}
+# and the dense U diverges within ten iterations (D of 16 and 8 units). Below 1e-6 D hardly leaves
+# 1/2. In between no rate came near GAIL's stability. On seeds 0 to 2 at the profile quick, of 3e-6,
+# 1e-5 and 3e-5 only 1e-5 reached the expert in all six runs, and of 1e-4, 3e-4 and 1e-3 the shared
+# U held the most of the expert's return at 1e-4, the lowest.
+RATES = {"L2L GAIL": 1e-5, "L2L GAIL (shared)": 1e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +137,8 @@ class Game:
     def build(
         cls, recipe: Recipe, demonstrations: Demonstrations, seed: int, device: str = "cpu"
     ) -> "Game":
-        """New players; `seed` decides their first weights. D and U live on `device`."""
+        """New players; `seed` decides their first weights. D and U live on `device`. Raises
+        InputError for demonstrations on another environment and for a U that memory cannot hold."""
         if demonstrations.environment != recipe.environment:
             raise InputError(
                 f"The demonstrations are on {demonstrations.environment}, the recipe on "
@@ -216,29 +150,34 @@ class Game:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             discriminator = Discriminator(seen.shape[1], agent.actions, recipe.hidden).to(device)
-            m = parameters_to_vector(discriminator.parameters()).numel()
             updater = None
             if recipe.method != "GAIL":
+                m = parameters_to_vector(discriminator.parameters()).numel()
+                m = 1 if recipe.method.endswith("(shared)") else m
+                check_memory(m, device)
                 with torch.device(device):
-                    updater = Updater(1 if recipe.method.endswith("(shared)") else m)
+                    updater = Updater(m)
         learner = updater or discriminator
         optimiser = torch.optim.Adam(learner.parameters(), recipe.rate, maximize=True)
         observations = torch.from_numpy(agent.standardised(seen)).to(device)
         actions = torch.from_numpy(demonstrations.actions).to(device)
         return cls(recipe, agent, discriminator, updater, optimiser, (observations, actions))
 
-    def state(self) -> dict:
-        """All tensors of the game, for a checkpoint."""
-        parts = {"agent": self.agent.state(), "D": self.discriminator.state_dict(),
-                 "optimiser": self.optimiser.state_dict()}  # fmt: skip
-        return parts | ({"U": self.updater.state_dict()} if self.updater else {})
+    def state(self, over: bool = False) -> dict:
+        """All tensors of the game, for a checkpoint; those of a game that is `over` leave the
+        optimiser's moments out, two thirds of the whole where U is dense."""
+        parts = {"agent": self.agent.state(), "D": self.discriminator.state_dict()}
+        if self.updater:
+            parts["U"] = self.updater.state_dict()
+        return parts if over else parts | {"optimiser": self.optimiser.state_dict()}
 
     def load(self, state: dict) -> None:
         self.agent.load(state["agent"])
         self.discriminator.load_state_dict(state["D"])
-        self.optimiser.load_state_dict(state["optimiser"])
         if self.updater:
             self.updater.load_state_dict(state["U"])
+        if "optimiser" in state:
+            self.optimiser.load_state_dict(state["optimiser"])
 
     def pairs(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """The rollout's pairs as D takes them."""
@@ -265,20 +204,13 @@ def ascend(game: Game, pairs: tuple[Tensor, Tensor]) -> tuple[float, float]:
         weights = list(d.parameters())
         gradient = parameters_to_vector(torch.autograd.grad(value, weights))
         theta = parameters_to_vector(weights).detach()
-        moved = step(game.updater, theta, gradient)
+        moved = game.updater(theta, gradient)
         new = unflatten(d, moved)
         after = objective(functional_call(d, new, pairs), functional_call(d, new, game.expert))
         after.backward()
         optimiser.step()
         vector_to_parameters(moved.detach(), weights)
     return value.item(), right.item() / 2
-
-
-def step(updater: Updater, theta: Tensor, gradient: Tensor) -> Tensor:
-    """U(θ, g) for vectors (m,): at once, or coordinate by coordinate if U was made for m = 1."""
-    if updater.m == 1:
-        return updater(theta[:, None], gradient[:, None])[:, 0]
-    return updater(theta, gradient)
 
 
 def unflatten(module: nn.Module, vector: Tensor) -> dict[str, Tensor]:
@@ -347,53 +279,16 @@ def diverged(log: list[dict]) -> bool:
     return bool(log) and math.isnan(log[-1]["reward"])
 
 
-# Figure 6 in numbers ----------------------------------------------------------------------------
-
-
-def stability(scores: ArrayLike) -> dict[str, float]:
-    """What Figure 6 claims, for one curve (T,) on the scale where chance is 0 and the expert 1
-    (`Demonstrations.score`: a share of a negative return would mean nothing).
-
-    `final`: mean of the last tenth. `reached`: the first iteration, from 1, at 0.95 or more. From
-    there on: `worst_drop`, the deepest fall below the best score since; and `below`, the share of
-    iterations under 0.8. The last three are NaN where 0.95 is never reached.
-    Raises InputError for a curve that is empty or not finite.
-    """
-    curve = np.asarray(scores, dtype=np.float64)
-    if curve.ndim != 1 or not len(curve) or not np.isfinite(curve).all():
-        raise InputError(f"A curve must be a row of finite numbers, not {curve!r}.")
-    final = float(curve[-math.ceil(len(curve) / 10) :].mean())
-    there = np.flatnonzero(curve >= 0.95)
-    if not len(there):
-        return {"final": final, "reached": math.nan, "worst_drop": math.nan, "below": math.nan}
-    since = curve[there[0] :]
-    drop = (np.maximum.accumulate(since) - since).max()
-    return {
-        "final": final, "reached": float(there[0] + 1), "worst_drop": float(drop),
-        "below": float((since < 0.8).mean()),
-    }  # fmt: skip
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`stability` of every run of `curves`: a row an environment, method and seed, with the number
-    of iterations played (fewer than the others': it diverged) and the return of the last tenth."""
-    rows = []
-    for keys, run in table.groupby(["environment", "defence", "seed"], sort=False):
-        found = stability(run["score"])
-        last = run["return"].iloc[-math.ceil(len(run) / 10) :].mean()
-        rows.append(dict(zip(("environment", "method", "seed"), keys, strict=True))
-                    | {"iterations": len(run), "final_return": last} | found)  # fmt: skip
-    return pd.DataFrame(rows)
-
-
 # Runs of a store --------------------------------------------------------------------------------
 
 # Episodes that end when they succeed; see `reward`.
 FINISH = ("MountainCar-v0", "Acrobot-v1")
 PATIENCE = {"MountainCar-v0": 2}  # times as many iterations: it takes long to arrive at all
+# Small batches take the whole Fisher matrix: of a tenth of their pairs it is too rough.
+FEW, FEWER = (PolicySettings(pairs=n, fisher_every=1) for n in (2000, 1000))
 SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {"iterations": 4, "hidden": (8, 8), "policy": PolicySettings(pairs=1000)},
-    "quick": {"iterations": 90, "hidden": (16, 8), "policy": PolicySettings(pairs=2000)},
+    "smoke": {"iterations": 4, "hidden": (8, 8), "policy": FEWER},
+    "quick": {"iterations": 90, "hidden": (16, 8), "policy": FEW},
     "paper": {"iterations": 1000},
 }
 SNAPSHOTS = 20
@@ -443,7 +338,8 @@ def trained(
 ) -> Run:
     """The game of a recipe and seed; played now, or further, if it is not finished.
 
-    A checkpoint is written with each snapshot. With the paper's dense updater it is 4 GB large.
+    A checkpoint is written with each snapshot and takes the place of the one before. With the
+    paper's dense updater it has 4 GB, of which 1.4 stay when the game is over.
     """
     demonstrations = demonstrations or load(recipe.environment)
     directory = where(store, recipe, demonstrations, seed)
@@ -456,10 +352,10 @@ def trained(
         if i % every == 0 or i in (1, recipe.iterations) or diverged(log):
             now = {"policy": game.agent.actor.state_dict(), "D": game.discriminator.state_dict()}
             snapshots[i] = copy.deepcopy(now)
+            state = game.state(over=i == recipe.iterations or diverged(log))
             save_checkpoint(
-                directory, "checkpoint",
-                {"game": game.state(), "log": log, "snapshots": snapshots},
-            )  # fmt: skip
+                directory, "checkpoint", {"game": state, "log": log, "snapshots": snapshots}
+            )
         what = f"{recipe.method}, {recipe.environment}, seed {seed}, "
         store.on_progress(f"{what}iteration {i}/{recipe.iterations}", 1 / recipe.iterations)
 
@@ -483,31 +379,6 @@ def provenance(store: Store) -> dict:
     return machine | {"versions": machine["versions"] | {p: version(p) for p in packages}}
 
 
-def curves(
-    store: Store, environments: Sequence[str] = ENVIRONMENTS, methods: Sequence[str] = METHODS,
-    which: Sequence[int] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """The logs of all runs, one below the other, played where missing. Columns: environment,
-    defence (the method), seed, those of `train`'s log, and score (chance 0, the expert 1).
-
-    `which` are the seeds, by default `seeds(store)`. Raises InputError if one comes twice: its run
-    would be counted twice and the band would be too narrow.
-    """
-    chosen = seeds(store) if which is None else list(which)
-    if len(set(chosen)) < len(chosen):
-        raise InputError(f"One seed comes twice in {chosen}: name each once.")
-    parts = []
-    for environment in environments:
-        demonstrations = load(environment)
-        for method in methods:
-            for seed in chosen:
-                directory = played(store, environment, method, seed)
-                log = pd.read_csv(directory / "log.csv")
-                log = log.assign(score=demonstrations.score(log["return"]))
-                parts.append(log.assign(environment=environment, defence=method, seed=seed))
-    return pd.concat(parts, ignore_index=True)
-
-
 def finished(store: Store, environment: str, method: str, seed: int) -> bool:
     setting = recipe(environment, method, store.profile.name)
     return (where(store, setting, load(environment), seed) / "record.json").exists()
@@ -519,194 +390,3 @@ def played(store: Store, environment: str, method: str, seed: int) -> Path:
     if not finished(store, environment, method, seed):
         trained(store, setting, seed)
     return where(store, setting, load(environment), seed)
-
-
-# Pictures ---------------------------------------------------------------------------------------
-
-
-LOOKS: dict[str, dict[str, Any]] = {
-    method: {"color": f"C{i}", "marker": "osD"[i], "ls": ("-", "--", ":")[i]}
-    for i, method in enumerate(METHODS)
-}
-
-
-def learning_curves(table: pd.DataFrame) -> Figure:
-    """Figure 6: return against iteration, a picture an environment; the mean over seeds and a band
-    from the lowest to the highest. Dashed, the expert; dotted, chance. `table` as of `curves`."""
-    environments = list(dict.fromkeys(table["environment"]))
-    fig, axes = plt.subplots(
-        1, len(environments), squeeze=False, figsize=(5 * len(environments) + 1, 4)
-    )
-    for ax, environment in zip(axes[0], environments, strict=True):
-        part = table[table["environment"] == environment]
-        for method, runs in part.groupby("defence", sort=False):
-            line = runs.groupby("iteration")["return"].agg(["mean", "min", "max"])
-            look = LOOKS[str(method)]
-            ax.plot(line.index, line["mean"], label=method, markevery=0.1, **look)
-            ax.fill_between(line.index, line["min"], line["max"], alpha=0.15, color=look["color"])
-        _marks(ax, environment)
-        ax.set(title=environment, xlabel="iteration")
-    axes[0][0].set_ylabel("return")
-    count = table["seed"].nunique()
-    title = f"mean and range,\n{count} seeds" if count > 1 else "1 seed"
-    fig.legend(*axes[0][0].get_legend_handles_labels(), title=title, loc="outside right upper")
-    return fig
-
-
-def seed_curves(table: pd.DataFrame) -> Figure:
-    """Every single run: a row an environment, a column a method, a line a seed. A mean hides what
-    Figure 6 is about, a run that drops while the others hold."""
-    environments = list(dict.fromkeys(table["environment"]))
-    methods = list(dict.fromkeys(table["defence"]))
-    fig, grid = plt.subplots(
-        len(environments), len(methods), squeeze=False, sharex="row", sharey="row",
-        figsize=(3.4 * len(methods) + 0.5, 2.3 * len(environments) + 0.5),
-    )  # fmt: skip
-    for axes, environment in zip(grid, environments, strict=True):
-        for ax, method in zip(axes, methods, strict=True):
-            runs = table[(table["environment"] == environment) & (table["defence"] == method)]
-            for i, (_, run) in enumerate(runs.groupby("seed")):
-                dashes = ("-", "--", "-.", ":")[i % 4]
-                ax.plot(run["iteration"], run["return"], lw=1.2, ls=dashes, color=f"C{i % 10}")
-            _marks(ax, environment)
-        axes[0].set_ylabel(f"{environment}\nreturn")
-    for ax, method in zip(grid[0], methods, strict=True):
-        ax.set_title(method)
-    for ax in grid.flat:
-        ax.set_xlabel("iteration")
-    return fig
-
-
-def _marks(ax: Axes, environment: str) -> None:
-    shown = load(environment)
-    ax.axhline(shown.expert, color="0.2", ls="--", lw=1.2, label="expert", zorder=1)
-    ax.axhline(shown.chance, color="0.2", ls=":", lw=1.2, label="chance", zorder=1)
-
-
-# What a picture of the state space spans: two coordinates, their names and ranges; CartPole's
-# cart stands still in the middle.
-PLANES: dict[str, tuple[tuple[int, int], tuple[str, str], tuple[float, float]]] = {
-    "CartPole-v1": ((2, 3), ("angle of the pole (rad)", "angular velocity"), (0.21, 2.0)),
-    "MountainCar-v0": ((0, 1), ("position", "velocity"), (0.0, 0.07)),
-}
-
-
-def state_space(run: Run, title: str = "", points: int = 61) -> Figure:
-    """Where the policy pushes and what the discriminator thinks of it, on a plane of states.
-
-    Left: the mean push, from −1 (left) to 1 (right). Right: the mean D over the policy's actions,
-    the probability that it is not the expert who acts. Dots are states of the expert's.
-    """
-    agent, d = run.game.agent, run.game.discriminator
-    if agent.environment not in PLANES:
-        raise InputError(f"No plane of {agent.environment} to draw: add one to gail.PLANES.")
-    (i, j), names, (width, height) = PLANES[agent.environment]
-    x = np.linspace(-width, width, points) if width else np.linspace(-1.2, 0.6, points)
-    y = np.linspace(-height, height, points)
-    states = np.zeros((points * points, len(agent.mean)), np.float32)
-    states[:, i], states[:, j] = (a.ravel() for a in np.meshgrid(x, y))
-    chances = torch.from_numpy(agent.logits(states)).softmax(1)
-    push = chances @ torch.linspace(-1, 1, agent.actions)
-    seen = torch.from_numpy(agent.standardised(states)).to(run.game.expert[0].device)
-    doubt = torch.zeros(len(states))
-    with torch.no_grad():
-        for a in range(agent.actions):
-            chosen = torch.full((len(states),), a, device=seen.device)
-            doubt += chances[:, a] * torch.sigmoid(d(seen, chosen)).cpu()
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True, sharey=True)
-    pictures = (
-        ("mean push of the policy", push, "PuOr", -1),
-        ("mean D of its actions", doubt, "cividis", 0),
-    )
-    expert = run.game.expert[0].cpu().numpy() * agent.std + agent.mean
-    few = expert[:: max(1, len(expert) // 300)]
-    for ax, (name, values, colours, low) in zip(axes, pictures, strict=True):
-        shown = ax.pcolormesh(
-            x, y, values.view(points, points), cmap=colours, vmin=low, vmax=1, rasterized=True
-        )
-        ax.scatter(few[:, i], few[:, j], s=6, c="k", edgecolors="w", linewidths=0.4)
-        ax.set(title=name, xlabel=names[0], xlim=x[[0, -1]], ylim=y[[0, -1]])
-        fig.colorbar(shown, ax=ax)
-    axes[0].set_ylabel(names[1])
-    fig.suptitle(title)
-    return fig
-
-
-def explorer(store: Store, environment: str) -> widgets.Widget:
-    """Scrub through a finished training: method, seed and iteration; nothing is trained again."""
-    method = widgets.Dropdown(options=METHODS, description="method")
-    seed = widgets.Dropdown(options=seeds(store), description="seed")
-    moment = widgets.SelectionSlider(options=[0], description="iteration")
-    image = widgets.Image(format="png", width=900)
-    runs: list[Run] = []
-
-    def draw(_: Any = None) -> None:
-        run = runs[-1].at(moment.value)
-        back = run.log["return"][moment.value - 1]
-        title = f"{method.value}, iteration {moment.value}: return {back:.0f}"
-        image.value = picture(state_space(run, title))
-
-    def choose(_: Any = None) -> None:
-        setting = recipe(environment, method.value, store.profile.name)
-        runs[:] = [trained(store, setting, seed.value)]
-        moment.options = list(runs[-1].snapshots)
-        moment.value = moment.options[-1]
-        draw()
-
-    choose()
-    for control, react in ((method, choose), (seed, choose), (moment, draw)):
-        control.observe(react, names="value")
-    return widgets.VBox([widgets.HBox([method, seed, moment]), image])
-
-
-def episode(agent: Agent, seed: int = 0) -> NDArray[np.float32]:
-    """The states (T, d) of one episode in which the agent takes its most likely actions."""
-    envs = make(agent.environment, 1)
-    run = roll_out(envs, agent.steps, lambda s: agent.act(s, None), [seed])
-    return run.observations[run.first]
-
-
-def film(episodes: Mapping[str, NDArray], environment: str) -> bytes:
-    """Episodes, name -> states (T, d), side by side as a GIF; one that is over stands still.
-
-    Raises InputError for an environment that has no drawing here.
-    """
-    if environment not in _DRAWINGS:
-        raise InputError(f"Nothing here draws {environment}: choose {' or '.join(_DRAWINGS)}.")
-    longest = max(len(states) for states in episodes.values())
-    frames = []
-    for t in range(0, longest + 20, max(1, longest // 100)):
-        frame = Image.new("P", (240 * len(episodes), 170), 0)
-        frame.putpalette([255, 255, 255, 40, 40, 40, 1, 115, 178, 222, 143, 5, 200, 200, 200])
-        pen = ImageDraw.Draw(frame)
-        for k, (name, states) in enumerate(episodes.items()):
-            _DRAWINGS[environment](pen, 240 * k, states[min(t, len(states) - 1)])
-            pen.text((240 * k + 8, 4), name, fill=1, font_size=14)
-            pen.text((240 * k + 8, 22), f"step {min(t, len(states))}", fill=1, font_size=12)
-            pen.line([240 * k, 0, 240 * k, 170], fill=4)
-        frames.append(frame)
-    buffer = BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=60, loop=0)
-    return buffer.getvalue()
-
-
-def _draw_cart(pen: ImageDraw.ImageDraw, left: int, state: NDArray) -> None:
-    x, y = left + 120 + 45 * float(state[0]), 135
-    pen.line([left, y + 12, left + 240, y + 12], fill=1)
-    pen.rectangle([x - 18, y - 8, x + 18, y + 8], fill=2)
-    tip = (x + 75 * math.sin(state[2]), y - 8 - 75 * math.cos(state[2]))
-    pen.line([(x, y - 8), tip], fill=3, width=6)
-
-
-def _draw_car(pen: ImageDraw.ImageDraw, left: int, state: NDArray) -> None:
-    def place(position: float) -> tuple[float, float]:
-        return left + (position + 1.2) / 1.8 * 239, 150 - 45 * (math.sin(3 * position) + 1)
-
-    pen.line([place(p) for p in np.linspace(-1.2, 0.6, 60)], fill=1, width=2)
-    goal = place(0.5)
-    pen.line([goal, (goal[0], goal[1] - 22)], fill=3, width=3)
-    x, y = place(float(state[0]))
-    pen.ellipse([x - 7, y - 15, x + 7, y - 1], fill=2)
-
-
-_DRAWINGS = {"CartPole-v1": _draw_cart, "MountainCar-v0": _draw_car}

@@ -4,20 +4,23 @@ TRPO's part against Gymnasium and formulas by hand, and runs that stop and go on
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import SyncVectorEnv
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from scipy.stats import ks_2samp
 
 import l2lkit
-from l2lkit import experts, gail
+from l2lkit import environments, experts, gail, gail_networks, gail_views
+from l2lkit.__main__ import main
 from l2lkit.errors import InputError
 from l2lkit.experts import Agent, Demonstrations, PolicySettings
 
@@ -54,9 +57,10 @@ def game(cartpole):
         torch.manual_seed(0)
         made = gail.Game.build(tiny(method, **options), cartpole, 0)
         made.expert = pairs(EXPERT)
-        made.discriminator = gail.Discriminator(3, 2, (8,))
+        made.discriminator = gail_networks.Discriminator(3, 2, (8,))
         if method == "L2L GAIL":
-            made.updater = gail.Updater(sum(p.numel() for p in made.discriminator.parameters()))
+            m = sum(p.numel() for p in made.discriminator.parameters())
+            made.updater = gail_networks.Updater(m)
         learner = made.updater or made.discriminator
         made.optimiser = torch.optim.Adam(learner.parameters(), made.recipe.rate, maximize=True)
         return made
@@ -107,16 +111,16 @@ def test_the_policy_is_paid_for_pairs_that_look_like_the_experts(game):
 
 @pytest.mark.parametrize("m", [1, 3, 10])
 def test_parameter_count_is_what_torch_counts(m):
-    updater = gail.Updater(m)
-    assert sum(p.numel() for p in updater.parameters()) == gail.parameter_count(m)
+    updater = gail_networks.Updater(m)
+    assert sum(p.numel() for p in updater.parameters()) == gail_networks.parameter_count(m)
     sizes = [layer.weight.shape for layer in updater.net if isinstance(layer, torch.nn.Linear)]
     assert [tuple(s) for s in sizes] == [(8 * m, 2 * m), (4 * m, 8 * m), (m, 4 * m)]
 
 
 def test_the_papers_updater_has_over_300_million_parameters():
-    m = sum(p.numel() for p in gail.Discriminator(4, 2).parameters())
+    m = sum(p.numel() for p in gail_networks.Discriminator(4, 2).parameters())
     assert m == 6 * 64 + 64 + 64 * 32 + 32 + 32 + 1 == 2561
-    assert gail.parameter_count(m) > 300e6
+    assert gail_networks.parameter_count(m) > 300e6
 
 
 @pytest.mark.parametrize("method", gail.METHODS[1:])
@@ -178,30 +182,90 @@ def test_a_learned_optimiser_starts_as_the_identity_and_learns_to_climb(game, me
 # Sampling and TRPO ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=experts.ENVIRONMENTS)
+@pytest.fixture(scope="module", params=gail.ENVIRONMENTS)
 def agent(request):
     shown = experts.load(request.param)
     mean, std = shown.observations.mean(0), shown.observations.std(0)
     return Agent(request.param, replace(SMALL, pairs=1000), mean, std, seed=0)
 
 
+def replayed(environment, state):
+    """One copy of Gymnasium's own environment, put into a state (float64)."""
+    env = gymnasium.make(environment).unwrapped
+    env.reset()
+    env.state = np.array(state, dtype=np.float64)
+    return env
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("environment", gail.ENVIRONMENTS)
+def test_arrays_step_as_gymnasium_does_copy_by_copy(environment, data):
+    """From any state, walls and ends included, and with episodes anywhere near the time limit."""
+    count, horizon = 6, environments.horizon(environment)
+    envs = environments.make(environment, count)
+    envs.reset(seed=0)
+    space, columns = envs.single_observation_space, environment == "CartPole-v1"
+    reach = np.minimum(space.high, 3) if columns else space.high
+    low = -reach if columns else space.low
+    shares = st.sampled_from([0, 0.3, 0.77, 1]) | st.floats(0, 1)
+    states = low + data.draw(arrays(np.float64, (count, len(low)), elements=shares)) * (reach - low)
+    choices = st.integers(0, envs.single_action_space.n - 1)
+    actions = data.draw(arrays(np.int64, count, elements=choices))
+    ages = st.sampled_from([0, horizon - 2, horizon - 1])
+    steps = data.draw(arrays(np.int64, count, elements=ages))
+    envs.state, envs.steps = (states.T if columns else states).copy(), steps.copy()
+    after, rewards, terminated, truncated, info = envs.step(actions)
+    final = info["final_obs"] if (terminated | truncated).any() else after
+    for i in range(count):
+        expected, paid, over, *_ = replayed(environment, states[i]).step(int(actions[i]))
+        np.testing.assert_allclose(final[i], expected, rtol=1e-6, atol=1e-7)
+        assert (rewards[i], terminated[i]) == (paid, over)
+        assert truncated[i] == (steps[i] + 1 >= horizon)
+        if over or truncated[i]:
+            assert envs.steps[i] == 0
+            start = np.abs(after[i] - [0, 0, 0, 0] if columns else after[i] - [-0.5, 0])
+            assert (start <= (0.05 if columns else [0.1, 0])).all()
+        else:
+            assert envs.steps[i] == steps[i] + 1 and (after[i] == final[i]).all()
+
+
 def test_sampling_is_gymnasium_stepped_one_by_one(agent):
     rollout = agent.sample((3, 1))
     assert rollout.actions.shape == (agent.steps, 1000 // agent.steps)
-    starts = np.random.SeedSequence([3, 1]).generate_state(rollout.actions.shape[1])
-    for i, start in enumerate(starts):
-        env = gymnasium.make(agent.environment)
-        state, _ = env.reset(seed=int(start))
-        total, over = 0.0, False
-        for t in range(agent.steps):
-            np.testing.assert_allclose(rollout.observations[t, i], state, rtol=1e-6)
-            state, paid, terminated, truncated, _ = env.step(int(rollout.actions[t, i]))
-            total += paid * (not over)
-            over = over or terminated or truncated
-            assert rollout.done[t, i] == (terminated or truncated)
-            if terminated or truncated:
-                state, _ = env.reset()
-        assert rollout.returns[i] == total
+    for i in range(rollout.actions.shape[1]):
+        since, total, first = 0, 0.0, True
+        for t in range(agent.steps - 1):
+            env = replayed(agent.environment, rollout.observations[t, i])
+            state, paid, over, *_ = env.step(int(rollout.actions[t, i]))
+            since += 1
+            total += paid * first
+            assert rollout.done[t, i] == (over or since == agent.steps)
+            if rollout.done[t, i]:
+                since, first = 0, False
+            else:
+                np.testing.assert_allclose(rollout.observations[t + 1, i], state, atol=1e-6)
+        assert rollout.returns[i] == total + rollout.rewards[-1, i] * first
+
+
+def test_fresh_episodes_start_as_gymnasiums_do():
+    """Two-sample Kolmogorov-Smirnov against single environments, coordinate by coordinate."""
+    for environment in gail.ENVIRONMENTS:
+        ours, _ = environments.make(environment, 400).reset(seed=1)
+        env = gymnasium.make(environment)
+        theirs = np.array([env.reset(seed=s)[0] for s in range(400)])
+        for a, b in zip(ours.T, theirs.T, strict=True):
+            assert ks_2samp(a, b).pvalue > 0.01
+
+
+def test_actions_are_drawn_with_the_policys_chances(agent):
+    for weight in agent.actor.parameters():
+        torch.nn.init.uniform_(weight, -1, 1)  # a new policy is all but indifferent
+    state = np.repeat(agent.mean[None] + agent.std, 20_000, 0).astype(np.float32)
+    drawn = np.bincount(agent.player(np.random.default_rng(0))(state), minlength=agent.actions)
+    chances = torch.from_numpy(agent.logits(state[:1])[0]).softmax(0).numpy()
+    np.testing.assert_allclose(drawn / len(state), chances, atol=0.015)
+    assert (agent.player()(state) == chances.argmax()).all()
 
 
 def test_sampling_repeats_and_leaves_global_random_numbers_alone(agent):
@@ -271,6 +335,37 @@ def test_a_step_keeps_to_the_trust_region_and_entropy_is_worth_its_lambda():
     assert entropy(chances(rollout)) > low + 0.05
 
 
+def test_the_search_direction_is_conjugate_gradients_on_a_tenth_of_the_pairs():
+    """sb3-contrib's own pieces give the gradient; the Fisher matrix is built here, Jᵀ M J / n."""
+    shown = experts.load("CartPole-v1")
+    settings = replace(SMALL, hidden=(3,))
+    agent = Agent("CartPole-v1", settings, shown.observations.mean(0), shown.observations.std(0), 0)
+    rollout = agent.sample((0, 0))
+    found = {}
+
+    def spy(params, grad_kl, vector, retain_graph=True):
+        product = hessian_vector_product(params, grad_kl, vector, retain_graph)
+        found.setdefault("pair", (vector.clone(), product.clone()))
+        found["weights"] = found.get("weights") or [p.detach().clone() for p in params]
+        return product
+
+    hessian_vector_product = agent.trpo.hessian_vector_product
+    agent.trpo.hessian_vector_product = spy
+    agent.improve(rollout, rollout.rewards, 0, (0, 0))
+    weights, (vector, product) = found["weights"], found["pair"]
+    few = torch.from_numpy(agent.standardised(rollout.observations[::10, 0]))  # one copy: in order
+
+    def logits(*w):
+        return torch.tanh(few @ w[0].T + w[1]) @ w[2].T + w[3]
+
+    jacobian = torch.autograd.functional.jacobian(logits, tuple(weights))
+    j = torch.cat([part.flatten(2) for part in jacobian], 2)
+    p = logits(*weights).softmax(1)
+    metric = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    fisher = torch.einsum("nai,nab,nbj->ij", j, metric, j) / len(few)
+    torch.testing.assert_close(product, fisher @ vector + 0.1 * vector, atol=1e-6, rtol=1e-3)
+
+
 # Demonstrations and experts ---------------------------------------------------------------------
 
 
@@ -323,6 +418,34 @@ def test_an_expert_is_the_best_of_its_iterates_and_its_seeds():
     assert again.fingerprint == shown.fingerprint
 
 
+def test_the_command_trains_records_and_says_whether_the_bar_is_met(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experts, "ITERATIONS", 5)
+    small = partial(experts.train_expert, settings=replace(SMALL, pairs=2000))
+    monkeypatch.setattr(experts, "train_expert", small)
+    words = ["demonstrations", "--environment", "CartPole-v1", "--output", str(tmp_path)]
+    assert main(words) == 0
+    written = experts.load("CartPole-v1", tmp_path / "CartPole-v1.npz")
+    said = capsys.readouterr().out
+    assert f"mean return {written.expert:.1f} over 100 episodes (BELOW 500)" in said
+    assert f"{len(written.actions)} pairs in {tmp_path}" in said
+    assert main([*words, "--seed", "0"]) == 0
+    again = experts.load("CartPole-v1", tmp_path / "CartPole-v1.npz")
+    assert again.fingerprint == written.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--environment", "NoSuchThing-v0"], "cannot make"),
+     (["--environment", "CartPole-v1", "--environment", "Pendulum-v1"], "continuous actions"),
+     (["--seed", "-1"], "must be 0 or more"),
+     (["--output", __file__], "Cannot write")],
+)  # fmt: skip
+def test_the_command_refuses_before_it_trains(words, said, monkeypatch, capsys):
+    monkeypatch.setattr(experts, "train_expert", lambda *_, **__: pytest.fail("it trains"))
+    assert main(["demonstrations", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_demonstrations_survive_the_file(tmp_path, cartpole):
     cartpole.save(tmp_path / "mine.npz")
     again = experts.load("CartPole-v1", tmp_path / "mine.npz")
@@ -370,11 +493,16 @@ def test_demonstrations_that_do_not_fit_are_refused(cartpole, change, words):
 
 
 def test_files_that_are_no_demonstrations_are_refused(tmp_path, cartpole):
-    with pytest.raises(InputError, match="no demonstrations at .*remake"):
+    with pytest.raises(InputError, match="no demonstrations at .*l2lkit demonstrations"):
         experts.load("CartPole-v1", tmp_path / "absent.npz")
     (tmp_path / "text.npz").write_text("nothing")
     np.savez(tmp_path / "other.npz", x=1)
-    for name in ("text", "other"):
+    whole = (experts.SHIPPED / "CartPole-v1.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 255
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    for name in ("text", "other", "half", "flipped"):
         with pytest.raises(InputError, match="holds no demonstrations"):
             experts.load("CartPole-v1", tmp_path / f"{name}.npz")
     cartpole.save(tmp_path / "mine.npz")
@@ -391,6 +519,16 @@ def test_files_that_are_no_demonstrations_are_refused(tmp_path, cartpole):
 def test_recipes_that_make_no_sense_are_refused(setting):
     with pytest.raises(InputError, match=str(next(iter(setting)))):
         tiny(**setting)
+
+
+def test_a_run_that_memory_cannot_hold_is_refused_before_it_starts(cartpole, monkeypatch):
+    free = SimpleNamespace(available=10e9)
+    monkeypatch.setattr(gail_networks.psutil, "virtual_memory", lambda: free)
+    with pytest.raises(InputError, match=r"needs 11\.6 GB of memory, and 10\.0 GB are free"):
+        gail.train(gail.recipe("CartPole-v1", "L2L GAIL", "paper"), cartpole, seed=0)
+    for fits in ((2561, 12e9), (1, 1e6), (257, 0.2e9)):
+        free.available = fits[1]
+        gail_networks.check_memory(fits[0])
 
 
 # Runs -------------------------------------------------------------------------------------------
@@ -425,14 +563,16 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(store, cartpole, metho
         for key, value in a.state_dict().items():
             assert (value == b.state_dict()[key]).all(), (name, key)
     heard.clear()
+    directory = gail.where(store, recipe, cartpole, 1)
+    (kept,) = directory.glob("*.pt")  # one checkpoint, without the moments
+    assert "optimiser" not in torch.load(kept, weights_only=True)["game"]
     again = gail.trained(store, recipe, 1)  # from the checkpoint alone
     states = cartpole.observations[:200]
     assert not heard and list(again.snapshots) == [1, 2, 3, 4]
     assert (again.game.agent.logits(states) == whole.agent.logits(states)).all()
-    for seed in (None, np.random.default_rng(0)):
-        drawn = again.game.agent.act(states, seed)
-        same = np.random.default_rng(0) if seed else None
-        assert (drawn == whole.agent.act(states, same)).all()
+    for one, other in ((None, None), (np.random.default_rng(0), np.random.default_rng(0))):
+        drawn = again.game.agent.player(one)(states)
+        assert (drawn == whole.agent.player(other)(states)).all()
 
 
 def test_a_run_whose_discriminator_outgrows_the_floats_ends_there(store, cartpole):
@@ -458,18 +598,18 @@ def test_gail_learns_to_balance(cartpole):
 
 
 def test_curves_hold_every_run_once_with_a_score(store):
-    table = gail.curves(store, methods=gail.METHODS[:2])
+    table = gail_views.curves(store, methods=gail.METHODS[:2])
     runs = table.groupby(["environment", "defence", "seed"]).size()
     assert len(runs) == 2 * 2 * 2
     assert (runs["CartPole-v1"] == 4).all() and (runs["MountainCar-v0"] == 8).all()
     car = table[table["environment"] == "MountainCar-v0"]
     assert (car["return"] == -200).all() and car["score"].abs().max() < 0.01
-    numbers = gail.summary(table)
+    numbers = gail_views.summary(table)
     assert len(numbers) == 8 and numbers["worst_drop"].isna().all()  # nothing learnt so soon
     store.on_progress = lambda *_: pytest.fail("a finished run was played again")
-    assert gail.curves(store, methods=gail.METHODS[:2]).equals(table)
+    assert gail_views.curves(store, methods=gail.METHODS[:2]).equals(table)
     with pytest.raises(InputError, match="One seed comes twice"):
-        gail.curves(store, which=[0, 1, 0])
+        gail_views.curves(store, which=[0, 1, 0])
 
 
 def test_the_paper_profile_plays_five_seeds_of_the_papers_networks(tmp_path):
@@ -484,21 +624,21 @@ def test_the_paper_profile_plays_five_seeds_of_the_papers_networks(tmp_path):
 
 def test_stability_of_curves_drawn_by_hand():
     rise = np.linspace(0, 1, 11)
-    steady = gail.stability([*rise, *[1.0] * 9])
+    steady = gail_views.stability([*rise, *[1.0] * 9])
     assert steady == {"final": 1, "reached": 11, "worst_drop": 0, "below": 0}
-    falls = gail.stability([*rise, 1, 1.1, 0.3, 0.79, 0.8, 1, 1, 1, 0.9])
+    falls = gail_views.stability([*rise, 1, 1.1, 0.3, 0.79, 0.8, 1, 1, 1, 0.9])
     assert falls["reached"] == 11 and falls["worst_drop"] == pytest.approx(0.8)
     assert falls["below"] == pytest.approx(2 / 10) and falls["final"] == pytest.approx(0.95)
-    never = gail.stability([0.2, 0.94, 0.1])
+    never = gail_views.stability([0.2, 0.94, 0.1])
     assert never["final"] == 0.1
     assert all(math.isnan(never[k]) for k in ("reached", "worst_drop", "below"))
-    early = gail.stability([0.96, 0.5, 0.7])  # a slow fall counts from the best, not step by step
+    early = gail_views.stability([0.96, 0.5, 0.7])  # a fall counts from the best, not step by step
     assert early["worst_drop"] == pytest.approx(0.46) and early["below"] == pytest.approx(2 / 3)
 
 
 @given(arrays(np.float64, st.integers(1, 40), elements=st.floats(-1, 1.5)))
 def test_stability_against_brute_force(curve):
-    found = gail.stability(curve)
+    found = gail_views.stability(curve)
     reached = [t for t, score in enumerate(curve) if score >= 0.95]
     if not reached:
         assert math.isnan(found["worst_drop"])
@@ -512,20 +652,20 @@ def test_stability_against_brute_force(curve):
 @pytest.mark.parametrize("curve", [[], [[1.0]], [1.0, math.nan]])
 def test_stability_refuses_what_is_no_curve(curve):
     with pytest.raises(InputError, match="row of finite numbers"):
-        gail.stability(curve)
+        gail_views.stability(curve)
 
 
 # Pictures ---------------------------------------------------------------------------------------
 
 
 def test_pictures_show_every_run_and_the_slider_moves_without_training(store):
-    table = gail.curves(store, methods=gail.METHODS[:2])
-    bands, single = gail.learning_curves(table), gail.seed_curves(table)
-    assert [ax.get_title() for ax in bands.axes] == list(experts.ENVIRONMENTS)
+    table = gail_views.curves(store, methods=gail.METHODS[:2])
+    bands, single = gail_views.learning_curves(table), gail_views.seed_curves(table)
+    assert [ax.get_title() for ax in bands.axes] == list(gail.ENVIRONMENTS)
     labels = [line.get_label() for line in bands.axes[0].lines]
     assert labels == ["GAIL", "L2L GAIL", "expert", "chance"]
     assert [len(ax.lines) for ax in single.axes] == [2 + 2] * 4  # two seeds, expert and chance
-    explorer = gail.explorer(store, "MountainCar-v0")
+    explorer = gail_views.explorer(store, "MountainCar-v0")
     store.on_progress = lambda *_: pytest.fail("the slider trains")
     controls, image = explorer.children
     last = image.value
@@ -535,10 +675,30 @@ def test_pictures_show_every_run_and_the_slider_moves_without_training(store):
     assert image.value == last
 
 
+def test_the_state_space_is_drawn_anew_as_it_would_be_drawn_at_first(store):
+    run = gail.trained(store, gail.recipe("MountainCar-v0", "GAIL", "smoke"), 0)
+    drawn = gail_views.StateSpace(run.at(1), "one")
+    first = drawn.png()
+    with torch.no_grad():
+        run.at(8).game.discriminator.net[-1].bias.add_(1)
+    drawn.show(run, "two")
+    fresh = gail_views.StateSpace(run, "two").png()
+    assert drawn.png() != first
+    a, b = (np.array(Image.open(BytesIO(png))) for png in (drawn.png(), fresh))
+    assert (a == b).all()
+    push, doubt = (np.asarray(image.get_array()) for image in drawn.images)
+    state = np.array([[-1.2 + 1.8 * 40 / 60, -0.07 + 0.14 * 10 / 60]], np.float32)
+    chances = torch.from_numpy(run.game.agent.logits(state)).softmax(1)[0]
+    assert push[10, 40] == pytest.approx((chances[2] - chances[0]).item(), abs=1e-5)
+    seen = torch.from_numpy(run.game.agent.standardised(state)).repeat(3, 1)
+    d = torch.sigmoid(run.game.discriminator(seen, torch.arange(3)))
+    assert doubt[10, 40] == pytest.approx((chances * d).sum().item(), abs=1e-5)
+
+
 def test_the_film_shows_each_episode_to_its_end(agent):
     rolling = np.linspace(-1, 1, 90)[:, None] * np.array([1, 0, 0.2, 0])
     short, long = rolling[:30], rolling
-    film = Image.open(BytesIO(gail.film({"a": short, "b": long}, "CartPole-v1")))
+    film = Image.open(BytesIO(gail_views.film({"a": short, "b": long}, "CartPole-v1")))
     assert film.size == (480, 170) and film.n_frames == 91  # the last one stays
     frames = []
     for i in (20, 29, 45, 89):
@@ -548,13 +708,12 @@ def test_the_film_shows_each_episode_to_its_end(agent):
     assert (left[0] != left[1]).any() and (left[1] == left[3]).all()
     assert (right[1] != right[2]).any() and (right[2] != right[3]).any()
     with pytest.raises(InputError, match="Nothing here draws Acrobot-v1"):
-        gail.film({"a": short}, "Acrobot-v1")
-    assert len(gail.episode(agent, seed=3)) == abs(agent.evaluate(1, seed=3)[0])
+        gail_views.film({"a": short}, "Acrobot-v1")
+    assert len(gail_views.episode(agent, seed=3)) == abs(agent.evaluate(1, seed=3)[0])
 
 
 def test_other_environments_with_a_choice_of_actions_can_be_played():
-    envs = experts.make("Acrobot-v1", 2)
-    assert isinstance(envs, SyncVectorEnv) and experts.horizon("Acrobot-v1") == 500
+    assert environments.horizon("Acrobot-v1") == 500
     chance = experts.by_chance("Acrobot-v1", 2, [0])
     ends = np.array([500, 1000])
     shown = Demonstrations(
