@@ -1,4 +1,5 @@
-"""Command line: `python -m l2lkit run | train | evaluate | table | recipes | published`."""
+"""Command line: `python -m l2lkit COMMAND`, with run, train, evaluate, table, demonstrations,
+bench, recipes and published."""
 
 import argparse
 import os
@@ -70,13 +71,37 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("recipes", nargs="*", metavar="recipe", help="default: all of `recipes`")
     table.add_argument("--train", action="store_true", help="train the models that are not there")
 
+    shown = commands.add_parser("demonstrations", help="train the experts of notebook 08 and "
+                                "record their demonstrations again")  # fmt: skip
+    shown.add_argument("--environment", action="append", metavar="NAME",
+                       help="a Gymnasium environment with a finite choice of actions; may come "
+                            "more than once (default: CartPole-v1 and MountainCar-v0)")  # fmt: skip
+    shown.add_argument("--seed", type=int, default=0, metavar="N",
+                       help="the expert's seed (default 0, that of the shipped ones)")  # fmt: skip
+    shown.add_argument("--output", metavar="DIR",
+                       help="where NAME.npz goes (default: over those that come with l2lkit)")
+
+    timed = commands.add_parser("bench", help="time, FLOPs and memory of a training step of each "
+                                "defence and of each attack on this machine; some minutes")
+    timed.add_argument("--classifier", default="wrn-34-2", metavar="NAME",
+                       help="as wrn-34-2 (default), resnet-18, …")  # fmt: skip
+    timed.add_argument("--batch", type=int, default=32, metavar="N",
+                       help="images a step (default 32)")  # fmt: skip
+    timed.add_argument("--repeats", type=int, default=5, metavar="N",
+                       help="rounds, of which the median counts (default 5)")  # fmt: skip
+    timed.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    timed.add_argument("--device", default="auto", metavar="NAME",
+                       help="auto (default), cpu or cuda")  # fmt: skip
+    timed.add_argument("--output", metavar="DIR",
+                       help="where results/bench.json goes (default: the project)")  # fmt: skip
+
     listed = commands.add_parser("recipes", help="the recipes, and the rows of the papers' tables "
                                  "that they answer")  # fmt: skip
     printed = commands.add_parser("published", help="the numbers that the papers print, and the "
                                   "recipes that answer them")  # fmt: skip
     for column, words in PUBLISHED.items():
         printed.add_argument(f"--{column}", metavar="NAME", help=words)
-    for command in (table, listed, printed):
+    for command in (table, timed, listed, printed):
         command.add_argument("--json", action="store_true", help="as JSON")
     return top
 
@@ -112,6 +137,10 @@ def _command(args: argparse.Namespace) -> int:
     if args.command == "published":
         _print(published.select(**{c: getattr(args, c) for c in PUBLISHED}), args.json)
         return 0
+    if args.command == "demonstrations":
+        return _demonstrations(args)
+    if args.command == "bench":
+        return _bench(args)
     store = Store(
         args.profile, dataset=args.dataset, data=args.data, device=args.device, seed=args.seed,
         seeds=args.seeds, output=args.output,
@@ -141,6 +170,56 @@ def _command(args: argparse.Namespace) -> int:
                 right = store.correct(model, attacks, args.images)
                 cells = "  ".join(f"{a} {100 * r.mean():.1f}%" for a, r in right.items())
                 tqdm.write(f"{recipe.name}, seed {args.seed} ({model.status}): {cells}")
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    import pandas as pd
+    import torch
+    from tqdm import tqdm
+
+    from l2lkit import bench
+    from l2lkit.attacks import check_positive
+    from l2lkit.store import Store
+
+    check_positive(batch_size=args.batch, repeats=args.repeats, threads=args.threads or 1)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    store = Store("paper", device=args.device, output=args.output)
+    with tqdm(disable=None, bar_format="{desc}", leave=False) as bar:
+        found = bench.run(
+            store, args.classifier, args.batch, args.repeats, bar.set_description_str
+        )
+    if args.json:
+        _print(pd.concat(table.assign(table=name) for name, table in found.items()), True)
+        return 0
+    for name, table in found.items():
+        print(f"\n{name}\n{table.round(3).to_string(index=False)}")
+    return 0
+
+
+def _demonstrations(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from l2lkit import environments, experts
+
+    names = args.environment or environments.ENVIRONMENTS
+    for name in names:
+        environments.make(name, 1)
+    for name in names:
+        with tqdm(total=experts.ITERATIONS, desc=f"expert on {name}", disable=None) as bar:
+
+            def report(iteration: int, back: float, bar: tqdm = bar) -> None:
+                bar.set_postfix_str(f"return {back:.0f}", refresh=False)
+                bar.update()
+
+            found, path = experts.remake(name, args.seed, args.output, report)
+        goal = experts.BARS.get(name)
+        words = "at least" if goal is not None and found.expert >= goal else "BELOW"
+        met = "" if goal is None else f" ({words} {goal:g})"
+        print(f"{name}, seed {args.seed}: mean return {found.expert:.1f} over "
+              f"{len(found.expert_returns)} episodes{met}; by chance {found.chance:.1f}; "
+              f"{len(found.ends)} episodes, {len(found.actions)} pairs in {path}")  # fmt: skip
     return 0
 
 

@@ -20,7 +20,7 @@ import logging
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -175,8 +175,9 @@ class PGM:
 
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
-    ) -> Iterator[Tensor]:
-        """Yield δ¹, …, δᵀ. The iterates of T steps are the first T of any longer run."""
+    ) -> Generator[Tensor, Tensor | None, None]:
+        """Yield δ¹, …, δᵀ. The iterates of T steps are the first T of any longer run. A boolean
+        mask (N,) sent to the generator leaves the other images out from then on."""
         check_batch(images, labels)
         delta = torch.zeros_like(images)
         if self.start == "uniform":
@@ -191,7 +192,9 @@ class PGM:
         for _ in range(self.steps):
             gradient = input_gradient(classifier, images + delta, targets)
             delta = project(delta + self.step_size * gradient.sign(), images, self.epsilon)
-            yield delta
+            keep = yield delta
+            if keep is not None:
+                images, targets, delta = images[keep], targets[keep], delta[keep]
 
     def __call__(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None

@@ -2,7 +2,9 @@
 
 Classifiers are measured in eval mode and float32, whatever mode they come in, and left as they
 were found. Every image has its own random numbers, drawn from (seed, index), so that no result
-depends on the batch size. Success is the papers': the attack's final perturbation decides.
+depends on the batch size. Success is the papers': the attack's final perturbation decides, so
+that an image which an earlier one fooled may count as withstood. `survives` has the stricter
+definition, where any iterate decides and an image that is fooled needs no more steps.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -156,6 +158,37 @@ def correct(
         else:
             results[name] = trajectory(classifier, attack, images, labels, **options).correct[-1]
     return {name: results[name] for name in attacks}
+
+
+def survives(
+    classifier: nn.Module,
+    attack: PGM,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Whether the classifier is right on each clean image and on every iterate of PGM (N,). Images
+    leave the attack as soon as they are fooled, which changes no other image's iterates."""
+    right = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    first = 0
+    with evaluating(classifier), torch.no_grad():
+        for x, y, rng in _batches(attack, images, labels, seed, batch_size):
+            left = torch.arange(first, first + len(x), device=x.device)
+            first += len(x)
+            keep = classifier(x).argmax(1) == y
+            rng = [g for g, kept in zip(rng, keep.tolist(), strict=True) if kept]
+            x, y, left = x[keep], y[keep], left[keep]
+            run, keep = attack.iterates(classifier, x, y, rng), None
+            for _ in range(attack.steps if len(left) else 0):
+                delta = run.send(keep)
+                keep = classifier(x + delta).argmax(1) == y
+                x, y, left = x[keep], y[keep], left[keep]
+                if not len(left):
+                    break
+            right[left] = True
+    return right
 
 
 def perturb(

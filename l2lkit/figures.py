@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from IPython.core.getipython import get_ipython
+from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
@@ -87,7 +89,8 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def save(
     fig: Figure, directory: Path, name: str, caption: str, provenance: Mapping[str, Any]
 ) -> Path:
-    """Write name.png (150 dpi), name.svg and name.json under directory; return the PNG's path.
+    """Write name.png (150 dpi), name.svg and name.json under directory; return the PNG's path. In
+    a notebook, also show the figure and its caption, which is the picture's alternative text too.
 
     The JSON is {"caption", "provenance"}; the image files carry both as their Description. Each
     file appears whole or not at all, and the same figure gives the same bytes. Raises InputError
@@ -111,6 +114,10 @@ def save(
         raise InputError(
             f"Cannot write figures to {directory} ({error.strerror}): name a writable directory."
         ) from error
+    if hasattr(get_ipython(), "kernel"):
+        display(fig, metadata={"image/png": {"alt": caption}})
+        display(Markdown(f"*{caption.strip()}*"))
+        plt.close(fig)
     return Path(directory) / f"{name}.png"
 
 
@@ -224,34 +231,6 @@ def drops(table: pd.DataFrame, attacks: Sequence[str] = ("PGM-20", "PGM-100", "W
     ax.set(xlabel="", ylabel="accuracy", ylim=(0, 1))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1), title="attack")
-    return fig
-
-
-def perturbation_view(
-    panel: Panel, times: float, chances: ArrayLike | torch.Tensor, class_names: Sequence[str]
-) -> Figure:
-    """One attacked image at length: clean, adversarial, the perturbation magnified `times`, and
-    the class probabilities before and after, `chances` (2, classes); the ten largest are drawn."""
-    fig, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=(1, 1, 1, 1.7))
-    image, delta = _array(panel.image), _array(panel.perturbation)
-    pictures = {
-        f"clean: {panel.label}": image,
-        f"adversarial: {panel.predicted}": np.clip(image + delta, 0, 1),
-        f"$\\delta$ × {times:g}": magnify(delta, times),
-    }
-    for ax, (title, shown) in zip(axes, pictures.items(), strict=False):
-        ax.imshow(shown.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
-        ax.set(title=title, xticks=[], yticks=[])
-    before, after = _array(chances)
-    order = np.sort(np.argsort(-np.maximum(before, after), kind="stable")[:10])
-    place = np.arange(len(order))
-    axes[3].bar(place - 0.2, before[order], 0.4, color=_PALETTE[7], label="before")
-    axes[3].bar(place + 0.2, after[order], 0.4, color=_PALETTE[3], hatch="//", label="after")
-    turned = 45 if max(len(class_names[i]) for i in order) > 2 else 0
-    axes[3].set_xticks(place, [class_names[i] for i in order], rotation=turned)
-    axes[3].set(title=f"{panel.column} under {panel.row}", ylim=(0, 1))
-    axes[3].yaxis.set_major_formatter(PercentFormatter(1))
-    axes[3].legend(loc="upper right")
     return fig
 
 
@@ -645,6 +624,62 @@ def worth_it(table: pd.DataFrame) -> Figure:
     ax.margins(0.12)
     ax.legend(loc="best")
     _label(fig, ax, {str(name): (x[name], y[name]) for name in points.index})
+    return fig
+
+
+def restart_curves(table: pd.DataFrame) -> Figure:
+    """L2L-DA's Figure 2: the highest loss of ten attempts against the attack's step, a picture a
+    classifier. table: the rows of `diverse.restarts`; the lower bars are the deviation over the
+    attempts, lines are means over seeds."""
+    if not _need(table, "classifier", "attack", "step", "loss", "deviation"):
+        return _nothing()
+    classifiers = list(dict.fromkeys(table["classifier"]))
+    fig, axes = plt.subplots(
+        1, len(classifiers), sharex=True, squeeze=False, figsize=(4.2 * len(classifiers) + 1, 3.4)
+    )
+    looks = {
+        a: {"color": _PALETTE[i], "marker": "osD"[i], "ls": ("-", "--", ":")[i]}
+        for i, a in enumerate(dict.fromkeys(table["attack"]))
+    }
+    for ax, classifier in zip(axes[0], classifiers, strict=True):
+        part = table[table["classifier"] == classifier]
+        for attack, group in part.groupby("attack", sort=False):
+            line = group.groupby("step")[["loss", "deviation"]].mean()
+            below = np.stack([line["deviation"], np.zeros(len(line))])
+            ax.errorbar(
+                line.index, line["loss"], yerr=below, label=attack, capsize=2, elinewidth=0.8,
+                **looks[attack],
+            )  # fmt: skip
+        ax.set(title=f"attacks on {classifier}", xlabel="attack step")
+    axes[0][0].set_ylabel("highest loss of 10")
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
+    return fig
+
+
+def draws_view(
+    image: torch.Tensor, perturbations: torch.Tensor, answers: Sequence[str], epsilon: float,
+    times: float = 30,
+) -> Figure:  # fmt: skip
+    """Several perturbations (K, C, H, W) of one image (C, H, W), magnified (grey is zero), each
+    with the classifier's answer; first the image, then the deviation of each pixel over the draws
+    (mean over channels), from black at 0 to white at ε, the most it can be."""
+    rows = 2
+    columns = -(-(len(perturbations) + 2) // rows)
+    fig, grid = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.75 * rows))
+    deviation = perturbations.std(0, correction=0).mean(0)
+    shown: list[tuple[Any, str, dict[str, Any]]] = [
+        (_array(image), "image", {}),
+        (deviation.numpy(), "deviation", {"cmap": "gray", "vmin": 0, "vmax": epsilon}),
+    ]
+    for delta, answer in zip(perturbations, answers, strict=True):
+        shown.append((magnify(delta, times), f"“{answer}”", {}))
+    for ax, (picture, title, how) in zip(grid.flat, shown, strict=False):
+        if picture.ndim == 3:
+            picture = picture.transpose(1, 2, 0).squeeze()
+        ax.imshow(picture, **({"cmap": "gray", "vmin": 0, "vmax": 1} | how))
+        ax.set_title(title, fontsize=9)
+    for ax in grid.flat:
+        ax.axis("off")
     return fig
 
 

@@ -8,8 +8,8 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from tqdm import tqdm
 
-from l2lkit import checklist, experiments, report
+from l2lkit import checklist, diverse, experiments, report
 from l2lkit.attacks import CW, FGSM, PGM
 from l2lkit.errors import InputError
-from l2lkit.recipes import DEFENCES, SLIM, TODAY, Free, Learned, Recipe
+from l2lkit.recipes import DEFENCES, SLIM, TODAY, Diverse, Free, Learned, Recipe
 from l2lkit.store import ROOT, Store, write_atomically, write_text
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -34,12 +34,13 @@ PASS = 0.0006  # seconds; a guess that only splits the time left among the tasks
 
 @dataclass
 class Task:
-    """One line of the progress: what it is, about how many seconds it takes, and the work, which
-    returns None or the name of what failed. Tasks of one stage do not need one another."""
+    """One line of the progress: what it is, about how many seconds it takes, the work, which
+    returns None or the name of what failed, and the `what` of the tasks that come before it."""
 
     what: str
     seconds: float
     work: Callable[[Store], str | None]
+    needs: set[str] = field(default_factory=set)
 
 
 def run(store: Store, only: str | None = None, publish: bool = False) -> int:
@@ -60,16 +61,24 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
         f"{', '.join(map(str, store.seeds))}, {workers} at a time",
         flush=True,
     )
-    stages = []
+    models: list[Task] = []
     if any(path.name[:2] not in WITHOUT_MODELS for path in notebooks):
-        stages += model_stages(store) + measurement_stages(store)
-    if any(path.name[:2] == "08" for path in notebooks):
-        stages.append(imitation_tasks(store))
-    stages.append(
-        [Task(f"notebook {path.stem}", 12, partial(execute, path=path)) for path in notebooks]
-    )
-    stages.append([Task("report", 4, write_report)])
-    failed = [outcome for outcome in work_off(store, stages, workers) if outcome]
+        models = model_tasks(store)
+        models += measurement_tasks(store, models)
+    diverse_games = []
+    if any(path.name[:2] == "07" for path in notebooks):
+        diverse_games = diverse_tasks(store)
+    games = imitation_tasks(store) if any(path.name[:2] == "08" for path in notebooks) else []
+    last = [
+        Task(f"notebook {path.stem}", 12, partial(execute, path=path),
+             needs(games if path.name[:2] == "08" else
+                   models + diverse_games if path.name[:2] == "07" else
+                   models if path.name[:2] not in WITHOUT_MODELS else []))
+        for path in notebooks
+    ]  # fmt: skip
+    last.append(Task("report", 4, write_report, needs(last)))
+    tasks = models + diverse_games + games + last
+    failed = [outcome for outcome in work_off(store, tasks, workers) if outcome]
     if publish:
         for path in notebooks:
             if path.stem not in failed:
@@ -121,6 +130,8 @@ def passes(recipe: Recipe) -> float:
         return 2
     if isinstance(attack, (PGM, CW)):
         return 1 + attack.steps + (1.5 if recipe.trades else 0)
+    if isinstance(attack, Diverse):
+        return 3 + 5 * attack.steps  # two draws
     assert isinstance(attack, Learned)
     return 2 + 3 * attack.steps
 
@@ -139,45 +150,87 @@ def measure(store: Store, name: str, seed: int) -> None:
         checklist.survivors(store, name, seed)
 
 
+def needs(tasks: Sequence[Task]) -> set[str]:
+    return {task.what for task in tasks}
+
+
 def write_report(store: Store) -> None:
     report.write(store)
 
 
-def model_stages(store: Store, names: Sequence[str] = ROWS) -> list[list[Task]]:
-    """The models that are missing: those others start from first."""
-    images = len(store.data.train_images)
-    needed = [(name, seed) for seed in store.seeds for name in names]
+def model_tasks(store: Store) -> list[Task]:
+    """The models of the tables that are missing, each after the one it starts from."""
+    needed = [(name, seed) for seed in store.seeds for name in ROWS]
     if len(store.seeds) == 1:
         needed += [(name, store.seed + 1) for name in experiments.SURROGATES]
-    stages: list[list[Task]] = [[], []]
+    return _training_tasks(store, needed)
+
+
+def diverse_tasks(store: Store) -> list[Task]:
+    """Notebook 07's games that are missing, and what it measures on them and on others."""
+    seeds = diverse.seeds(store)
+    names = diverse.games(store)
+    games = _training_tasks(store, [(name, seed) for seed in seeds for name in names])
+    table = store.profile.eval_images or len(store.data.test_images)
+    measured = [
+        Task(
+            f"attacks of L2L-DA on {store.recipe(name).defence}, seed {seed}",
+            PASS * table * 300, partial(diverse.measure, name=name, seed=seed),
+            needs(games) | {_training(store, n, seed) for n in diverse.OTHERS},
+        )
+        for seed in seeds for name in (*diverse.OTHERS, *names)
+    ]  # fmt: skip
+    return games + measured
+
+
+def _training_tasks(store: Store, needed: Sequence[tuple[str, int]]) -> list[Task]:
+    images = len(store.data.train_images)
+    tasks = []
     for name, seed in needed:
         recipe = store.recipe(name)
         if not store.finished(recipe, seed):
             seconds = PASS * images * recipe.epochs * (passes(recipe) + 0.5)
-            what = f"train {recipe.defence}, seed {seed}"
-            task = Task(what, seconds, partial(train, name=name, seed=seed))
-            stages[0 if recipe.attack is None else 1].append(task)
-    return [sorted(stage, key=lambda task: -task.seconds) for stage in stages]
+            before = set()
+            start = recipe.warm_start
+            if isinstance(start, str) and not store.finished(start, seed):
+                before = {_training(store, start, seed)}
+            work = partial(train, name=name, seed=seed)
+            tasks.append(Task(_training(store, name, seed), seconds, work, before))
+    return tasks
 
 
-def measurement_stages(store: Store) -> list[list[Task]]:
+def _training(store: Store, name: str, seed: int) -> str:
+    return f"train {store.recipe(name).defence}, seed {seed}"
+
+
+def measurement_tasks(store: Store, models: Sequence[Task]) -> list[Task]:
+    """What the notebooks measure, each once those of `models` (`model_tasks`) that it looks at are
+    trained."""
     p, n = store.profile, len(store.data.test_images)
     table, curves = min(p.eval_images or n, n), min(p.curve_images or n, n)
     every = table * 250 + curves * (300 + 12 * len(experiments.EPSILONS))
+
+    def trained(names: Sequence[str], seed: int) -> set[str]:
+        return needs(models) & {_training(store, name, seed) for name in names}
+
     tasks = [
         Task(
             f"measure {store.recipe(name).defence}, seed {seed}",
             PASS * (every + (curves * 500 if name in DEFENCES else 0)),
             partial(measure, name=name, seed=seed),
+            trained([name], seed),
         )
         for seed in store.seeds
         for name in ROWS
     ]
     for seed in store.seeds:
         curve = partial(experiments.measure_curves, seed=seed)
-        tasks.append(Task(f"measure losses, seed {seed}", PASS * curves * 450, curve))
-    tasks.append(Task("measure transfer", PASS * table * 80, experiments.measure_transfer))
-    return [tasks]
+        tasks.append(
+            Task(f"measure losses, seed {seed}", PASS * curves * 450, curve, trained(ROWS, seed))
+        )
+    transfer = experiments.measure_transfer
+    tasks.append(Task("measure transfer", PASS * table * 80, transfer, needs(models)))
+    return tasks
 
 
 def imitation_tasks(store: Store) -> list[Task]:
@@ -223,25 +276,33 @@ def _in_worker(work: Callable[[Store], str | None]) -> tuple[str | None, float]:
     return work(_worker), time.monotonic() - began
 
 
-def work_off(store: Store, stages: Sequence[Sequence[Task]], workers: int) -> list[str | None]:
-    """Do the tasks, stage after stage, `workers` at a time, each in a process of its own where
-    there are several; returns their outcomes.
+def work_off(store: Store, tasks: Sequence[Task], workers: int) -> list[str | None]:
+    """Do the tasks, each after those it needs, `workers` at a time, each in a process of its own
+    where there are several; returns their outcomes. Of the tasks that may start, the longest does,
+    so that no core waits for another at the end.
 
     A terminal shows a bar with the time left, a log a line a task. Ctrl-C stops at once.
     """
-    tasks = [task for stage in stages for task in stage]
     total, started = sum(task.seconds for task in tasks), time.monotonic()
     done = 0.0
     outcomes: list[str | None] = []
+    waiting, missing = sorted(tasks, key=lambda task: -task.seconds), needs(tasks)
     # The bar keeps to a terminal (disable=None); in a log the lines stand alone.
     bar = tqdm(
         total=total, disable=None, leave=False,
         bar_format="{percentage:3.0f}%|{bar:24}| {elapsed}, about {remaining} left · {desc}",
     )  # fmt: skip
 
+    def start() -> Task | None:
+        task = next((task for task in waiting if not task.needs & missing), None)
+        if task:
+            waiting.remove(task)
+        return task
+
     def finished(task: Task, outcome: str | None, seconds: float) -> None:
         nonlocal done
         done += task.seconds
+        missing.discard(task.what)
         outcomes.append(outcome)
         bar.update(done - bar.n)
         now = time.monotonic() - started
@@ -250,26 +311,30 @@ def work_off(store: Store, stages: Sequence[Sequence[Task]], workers: int) -> li
             f"{len(outcomes)}/{len(tasks)} {task.what} ({seconds:.0f} s)"
         )
 
-    def on_progress(what: str, share: float) -> None:
+    def on_progress(task: Task, what: str, share: float) -> None:
         bar.set_description_str(what, refresh=False)
         bar.update(share * task.seconds)
 
     with bar:
         if workers == 1:
-            store.on_progress = on_progress
-            for task in tasks:
+            while task := start():
+                store.on_progress = partial(on_progress, task)
                 bar.set_description_str(task.what)
                 began = time.monotonic()
                 finished(task, task.work(store), time.monotonic() - began)
             return outcomes
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(workers, context, _start_worker, (store.parameters(),))
+        running: dict[Future, Task] = {}
         try:
-            for stage in stages:
-                futures = {pool.submit(_in_worker, task.work): task for task in stage}
-                bar.set_description_str(f"{len(stage)} tasks, {stage[0].what} …" if stage else "")
-                for future in as_completed(futures):
-                    finished(futures[future], *future.result())
+            while True:
+                while len(running) < workers and (task := start()):
+                    running[pool.submit(_in_worker, task.work)] = task
+                if not running:
+                    break
+                bar.set_description_str(", ".join(task.what for task in running.values()))
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    finished(running.pop(future), *future.result())
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()

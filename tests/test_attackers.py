@@ -281,3 +281,20 @@ def test_a_zero_gradient_is_no_nan(scaling):
     F.cross_entropy(f(x + delta), y).backward()
     assert delta.isfinite().all()
     assert all(p.grad.isfinite().all() for p in g.parameters())
+
+
+def test_a_uniform_start_is_a_point_of_the_ball_that_the_generator_draws():
+    """One step from a random δ⁰ is the projected step at x + δ⁰; two calls differ."""
+    f, g, (x, y) = classifier(), attacker(), batch()
+    g.eval().start = "uniform"
+    rng = [torch.Generator().manual_seed(i) for i in range(len(x))]
+    found = g(f, x, y, rng)
+    drawn = torch.stack([torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(i))
+                         for i in range(len(x))]).double()  # fmt: skip
+    start = (x + 0.1 * (2 * drawn - 1)).clamp(0, 1) - x
+    gradient = mean_gradient(f, x + start, y)
+    gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
+    step = 0.1 * g.network(torch.cat([x + start, gradient], 1)).tanh()
+    wanted = (x + (start + step).clamp(-0.1, 0.1)).clamp(0, 1) - x
+    torch.testing.assert_close(found, wanted)
+    assert not torch.equal(g(f, x, y), g(f, x, y))

@@ -9,7 +9,7 @@ from l2lkit import evaluation
 from l2lkit.attackers import GradAttacker, NaiveAttacker
 from l2lkit.attacks import CW, FGSM, PGM, CWTanh, RandomSearch
 from l2lkit.errors import InputError
-from l2lkit.evaluation import correct, evaluate, trajectory, transfer
+from l2lkit.evaluation import correct, evaluate, survives, trajectory, transfer
 
 
 def classifier(seed=0):
@@ -83,6 +83,28 @@ def test_epsilon_zero_is_exactly_the_clean_accuracy(name):
         assert torch.equal(right, clean.argmax(1) == y)
         assert torch.equal(losses, F.cross_entropy(clean, y, reduction="none"))
         assert not delta.any()
+
+
+@pytest.mark.parametrize("start", ["zero", "uniform"])
+@pytest.mark.parametrize("against", ["labels", "prediction"])
+def test_an_image_survives_if_no_iterate_of_the_whole_run_fools(start, against):
+    x, y = images(40)
+    y[::5] = (y[::5] + 1) % 3  # some that are wrong without an attack
+    pgm = PGM(epsilon=0.03, steps=8, step_size=0.01, start=start, against=against)
+    f = classifier()
+    whole = trajectory(f, pgm, x, y, seed=3)
+    every = whole.correct.all(0)
+    assert 0 < every.sum() < len(x) - 8 and not whole.correct.all(1).any()
+    for size in (7, 40):
+        assert torch.equal(survives(f, pgm, x, y, seed=3, batch_size=size), every)
+
+
+def test_images_that_are_fooled_cost_no_more_passes():
+    x, y = images()
+    f, seen = classifier(), []
+    f[0].register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    assert not survives(f, PGM(epsilon=0.3, steps=50, step_size=0.05), x, y).any()
+    assert sum(seen) < 16 * 2 * 50 / 4
 
 
 def test_a_trajectory_by_hand():

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from l2lkit import InputError, Store, pipeline, recipes
+from l2lkit import InputError, Store, pipeline
 
 
 @pytest.fixture
@@ -56,15 +56,22 @@ def test_only_takes_numbers(notebooks):
         pipeline.select("01,07")
 
 
-def test_models_others_start_from_come_first_and_finished_ones_are_left_out(store, monkeypatch):
-    monkeypatch.setattr(Store, "finished", lambda self, recipe, seed: recipe.defence == "PGM Net")
-    first, second = pipeline.model_stages(store)
-    seeds = [store.seed, store.seed + 1]  # one seed only: the surrogates are of the next
-    assert {t.what for t in first} == {f"train Plain Net, seed {s}" for s in seeds}
-    assert {t.what for t in second} == {"train FGSM Net, seed 0", "train FGSM Net, seed 1"} | {
-        f"train {recipes.recipe(f'iclr2020/{n}').defence}, seed 0"
-        for n in ("naive", "grad", "2step", *recipes.SLIM)
-    } | {f"train {recipes.recipe(n).defence}, seed 0" for n in recipes.TODAY}
+def test_models_come_after_the_one_they_start_from_and_finished_ones_are_left_out(
+    store, monkeypatch
+):
+    ready = store.recipe("pgm")
+    monkeypatch.setattr(Store, "finished", lambda self, recipe, seed: recipe == ready)
+    tasks = {t.what: t for t in pipeline.model_tasks(store)}
+    # With one seed the surrogates of the black box are the next seed's.
+    plain = {"train Plain Net, seed 0", "train Plain Net, seed 1"}
+    others = {f"train {store.recipe(name).defence}, seed 0" for name in pipeline.ROWS}
+    assert set(tasks) == (others | plain | {"train FGSM Net, seed 1"}) - {"train PGM Net, seed 0"}
+    for what, task in tasks.items():
+        assert task.needs == (set() if what in plain else {f"train Plain Net, {what[-6:]}"})
+    measured = {t.what: t for t in pipeline.measurement_tasks(store, list(tasks.values()))}
+    assert measured["measure Grad L2L, seed 0"].needs == {"train Grad L2L, seed 0"}
+    assert measured["measure PGM Net, seed 0"].needs == set()
+    assert measured["measure transfer"].needs == set(tasks)
 
 
 def test_no_room_is_said_before_the_work(store, monkeypatch):
@@ -74,24 +81,35 @@ def test_no_room_is_said_before_the_work(store, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_task_is_done_stage_by_stage(store, workers, tmp_path):
-    tasks = [pipeline.Task(f"task {i}", 1 + i, Touch(tmp_path / str(i), i)) for i in range(4)]
-    found = pipeline.work_off(store, [tasks[:2], [], tasks[2:]], workers)
+def test_every_task_is_done_after_those_it_needs(store, workers, tmp_path):
+    needed = {"0": set(), "1": {"0"}, "2": {"0", "1", "done by an earlier run"}, "3": {"2"}}
+    tasks = [
+        pipeline.Task(what, 1 + int(what), Touch(tmp_path, what, before & set(needed)), before)
+        for what, before in reversed(needed.items())
+    ]
+    found = pipeline.work_off(store, tasks, workers)
     assert sorted(o for o in found if o) == ["1", "2", "3"]
     assert sorted(p.name for p in tmp_path.glob("[0-9]")) == ["0", "1", "2", "3"]
 
 
-class Touch:
-    """A task's work that can travel to a worker; it may not start before its stage."""
+def test_of_the_tasks_that_may_start_the_longest_does(store, tmp_path):
+    tasks = [
+        pipeline.Task(what, seconds, Touch(tmp_path, what, set()), before)
+        for what, seconds, before in (("1", 1, set()), ("5", 5, {"1"}), ("3", 3, set()))
+    ]
+    assert pipeline.work_off(store, tasks, 1) == ["3", "1", "5"]
 
-    def __init__(self, path, number):
-        self.path, self.number = path, number
+
+class Touch:
+    """A task's work that can travel to a worker; it may not start before what it needs is done."""
+
+    def __init__(self, folder, what, before):
+        self.folder, self.what, self.before = folder, what, before
 
     def __call__(self, store):
-        if self.number > 1:
-            assert (self.path.parent / "0").exists() and (self.path.parent / "1").exists()
-        self.path.touch()
-        return str(self.number or "")
+        assert all((self.folder / name).exists() for name in self.before)
+        (self.folder / self.what).touch()
+        return self.what.strip("0")
 
 
 def test_the_games_of_notebook_08_are_tasks_until_they_are_finished(store, monkeypatch):

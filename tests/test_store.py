@@ -4,6 +4,7 @@ came from."""
 import json
 import math
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -442,3 +443,27 @@ def test_a_seed_out_of_range_is_refused(store, seed):
 def test_the_largest_seed_works(store):
     one = store(seed=2**31 - 1)
     assert one.correct(one.model("plain"), {"PGM": PGM(steps=1)}, 4)["PGM"].shape == (4,)
+
+
+FAULTS = """
+import resource, torch
+from l2lkit.store import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        torch.ones(2**21)  # 8 MB, 2048 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+print(faults(), keep_memory(), faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep as they like")
+def test_memory_that_is_kept_is_not_fetched_page_by_page_again():
+    # glibc itself raises its limit as blocks are freed, but gives the heap's end back.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    printed = subprocess.check_output([sys.executable, "-c", FAULTS], env=environment, text=True)
+    given_back, _, kept = printed.split()
+    assert int(kept) < 5 * 2048 < 25 * 2048 < int(given_back)

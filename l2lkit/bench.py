@@ -1,0 +1,291 @@
+"""What training and attacking cost on this machine: `python -m l2lkit bench`.
+
+Times of two runs do not compare, for machines are shared and grow warm; ratios within one run do.
+So the rows are timed in turn, round after round, and every ratio is taken within a round. The
+reference is the authors' procedure: passes of its own for each player (`update="alternating"`),
+float32, contiguous images. FLOPs stand beside the seconds, and the arithmetic limit is what one
+large product or convolution reaches here in the same precision.
+"""
+
+import ctypes
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from l2lkit.attackers import GradAttacker, NaiveAttacker
+from l2lkit.attacks import FGSM, PGM
+from l2lkit.data import Dataset
+from l2lkit.evaluation import evaluating
+from l2lkit.recipes import Recipe, recipe
+from l2lkit.store import Store, keep_memory, write_json
+from l2lkit.training import Players, play
+
+ROWS = (
+    "iclr2020/plain", "iclr2020/fgsm", "iclr2020/pgm", "iclr2020/naive", "iclr2020/grad",
+    "iclr2020/2step", "l2l-da-cifar10/full", "today/free", "today/fgsm-rs",
+)  # fmt: skip
+PAPER_ROWS = ("iclr2020/plain", "iclr2020/pgm", "iclr2020/grad", "iclr2020/2step")
+REFERENCES = ("iclr2020/grad", "iclr2020/2step")
+PRECISIONS = ("float32", "bfloat16")
+EPOCH = 50_000  # CIFAR's training images
+# What ICLR 2020, Table 3 prints for CIFAR-10: seconds an epoch over seconds an epoch.
+PUBLISHED = {
+    ("Grad L2L", "PGM Net"): 617.5 / 1310.8,
+    ("2-Step L2L", "PGM Net"): 805.1 / 1310.8,
+    ("Grad L2L", "Plain Net"): 617.5 / 106.5,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a recipe's training, on a batch of noise 32×32×3; the authors' procedure where
+    the recipe's update is "alternating"."""
+
+    recipe: Recipe
+
+    @property
+    def names(self) -> dict[str, str]:
+        reference = " (reference)" if self.recipe.update == "alternating" else ""
+        return {"row": self.recipe.defence + reference, "precision": self.recipe.precision}
+
+    def prepare(self, device: torch.device) -> Callable[[], object]:
+        """Build the players; what is returned plays one step."""
+        players, images, labels = noise(self.recipe, device)
+        layout = torch.channels_last
+        if self.recipe.update == "alternating":
+            layout = torch.contiguous_format
+            for part in (players.classifier, players.attack):
+                if isinstance(part, nn.Module):
+                    part.to(memory_format=layout)  # type: ignore[call-overload]
+        players.classifier.train()
+        if isinstance(players.attack, nn.Module):
+            players.attack.train()
+        return partial(play, players, images.contiguous(memory_format=layout), labels)
+
+
+def noise(recipe: Recipe, device: torch.device) -> tuple[Players, Tensor, Tensor]:
+    """New players for a recipe, and a batch of noise 32×32×3 with labels of ten classes."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (recipe.batch_size, 3, 32, 32), generator=rng).to(torch.uint8)
+    x, y = x.to(device), torch.randint(10, (len(x),), generator=rng).to(device)
+    data = Dataset("noise", "noise", tuple("0123456789"), x, y, x, y, augment=False)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        players = Players.build(recipe, data, device)
+    return players, x.float() / 255, y
+
+
+def steps(
+    names: Sequence[str], classifier: str, batch_size: int, references: Sequence[str] = ()
+) -> list[Step]:
+    """A step of every named recipe in every precision, and the references', on that classifier."""
+
+    def at(name: str) -> Recipe:
+        return replace(recipe(name), classifier=classifier, batch_size=batch_size)
+
+    found = [Step(replace(at(name), precision=p)) for p in PRECISIONS for name in names]
+    return found + [Step(replace(at(name), update="alternating")) for name in references]
+
+
+class Flops(TorchDispatchMode):
+    """Counts with torch's formulas. Its own FlopCounterMode also hooks into modules, and those
+    hooks fail where a step asks for the gradient of its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func.overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def measure(
+    tasks: Sequence[Step], device: torch.device, repeats: int, on_progress: Callable[[str], None]
+) -> pd.DataFrame:
+    """Each step in each round: columns row, precision, round, seconds; and from a first step that
+    is not timed, gflop and peak_mb (players, optimisers and activations)."""
+    plays, counted, rows = [], [], []
+    for task in tasks:
+        on_progress(f"first step of {task.names['row']}, {task.names['precision']}")
+
+        def first(task: Step = task) -> None:
+            plays.append(task.prepare(device))
+            with Flops() as flops:
+                plays[-1]()
+            counted.append({"gflop": flops.total / 1e9})
+
+        memory = peak_memory(first, device)
+        counted[-1]["peak_mb"] = math.nan if memory is None else memory
+    for i in range(repeats):
+        for task, once, numbers in zip(tasks, plays, counted, strict=True):
+            on_progress(f"round {i + 1} of {repeats}: {task.names['row']}")
+            rows.append(task.names | numbers | {"round": i, "seconds": seconds(once, device)})
+    return pd.DataFrame(rows)
+
+
+def seconds(once: Callable[[], object], device: torch.device) -> float:
+    """How long a call takes, with what it left to the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    once()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def limits(device: torch.device, repeats: int) -> dict[str, float]:
+    """GFLOP/s, precision by precision, of the faster of a product of two matrices 2048×2048 and a
+    3×3 convolution of 128 channels, each in its best round: some libraries do one well only."""
+    found = {}
+    for precision in PRECISIONS:
+        kind = {"device": device, "dtype": getattr(torch, precision)}
+        a = torch.rand(2048, 2048, **kind)
+        x = torch.rand(8, 128, 32, 32, **kind).contiguous(memory_format=torch.channels_last)
+        weight = torch.rand(128, 128, 3, 3, **kind).contiguous(memory_format=torch.channels_last)
+        work = {
+            2 * 2048**3: partial(torch.mm, a, a),
+            2 * 8 * 32 * 32 * 9 * 128**2: partial(F.conv2d, x, weight, padding=1),
+        }
+        found[precision] = max(
+            flop / seconds(once, device) / 1e9
+            for flop, once in work.items() for _ in range(repeats + 1)
+        )  # fmt: skip
+    return found
+
+
+def summary(frame: pd.DataFrame, limit: Mapping[str, float], batch_size: int) -> pd.DataFrame:
+    """A row a step: seconds (median over rounds), low and high, minutes for an epoch of 50,000
+    images, GFLOP and GFLOP/s, the share of the limit's GFLOP/s, and peak memory."""
+    keys = ["row", "precision"]
+    table = frame.groupby(keys, sort=False).agg(
+        seconds=("seconds", "median"), low=("seconds", "min"), high=("seconds", "max"),
+        gflop=("gflop", "first"), peak_mb=("peak_mb", "first"),
+    )  # fmt: skip
+    table = table.reset_index()
+    table["epoch_minutes"] = table.seconds * EPOCH / batch_size / 60
+    table["gflop_per_second"] = table.gflop / table.seconds
+    table["share_of_limit"] = table.gflop_per_second / table.precision.map(limit)
+    return table
+
+
+def ratios(frame: pd.DataFrame, pairs: Sequence[tuple[str, str, str, str]]) -> pd.DataFrame:
+    """Seconds of one row over seconds of another, given as (row, precision, row, precision), in
+    the same round: median, low and high; the ratio of their FLOPs; and the published ratio, where
+    there is one."""
+    seconds = frame.pivot(index="round", columns=["row", "precision"], values="seconds")
+    gflop = frame.groupby(["row", "precision"]).gflop.first()
+    rows = []
+    for first, p, second, q in pairs:
+        ratio = seconds[first, p] / seconds[second, q]
+        rows.append(
+            {"row": first, "precision": p, "over": second, "its_precision": q,
+             "ratio": ratio.median(), "low": ratio.min(), "high": ratio.max(),
+             "flop_ratio": gflop[first, p] / gflop[second, q],
+             "published": PUBLISHED.get((first, second)) if p == q else None}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def throughput(
+    classifier: str, batch_size: int, device: torch.device, repeats: int
+) -> pd.DataFrame:
+    """Images attacked in a second, float32 and eval mode as every evaluation is: columns row,
+    images_per_second (median), low, high."""
+    plain = replace(recipe("iclr2020/plain"), classifier=classifier, batch_size=batch_size)
+    players, images, labels = noise(plain, device)
+    f = players.classifier
+    attacks: dict[str, Callable] = {
+        "FGSM": FGSM(), "PGM-20": PGM(), "Naive L2L attacker": NaiveAttacker(),
+        "Grad L2L attacker": GradAttacker(), "2-Step L2L attacker": GradAttacker(steps=2),
+    }  # fmt: skip
+    rows = []
+    for name, attack in attacks.items():
+        if isinstance(attack, nn.Module):
+            attack.to(device)
+        with evaluating(f, attack), torch.no_grad():
+            once = partial(attack, f, images, labels)
+            once()
+            rates = [batch_size / seconds(once, device) for _ in range(repeats)]
+        found = pd.Series(rates)
+        rows.append({"row": name, "images_per_second": found.median(), "low": found.min(),
+                     "high": found.max()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
+    """MB that a call takes at its peak above what was held before; None where the system does not
+    tell (on a CPU only Linux does)."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - held) / 1e6
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
+    before = _kilobytes("VmRSS")
+    call()
+    peak = _kilobytes("VmHWM")
+    return None if before is None or peak is None else (peak - before) / 1e3
+
+
+def _kilobytes(field: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(float(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def run(
+    store: Store, classifier: str = "wrn-34-2", batch_size: int = 32, repeats: int = 5,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """All tables of the benchmark by name, also written to results/bench.json of the store's
+    output: `training` steps on `classifier`, `ratios` to the reference, `paper ratios` on
+    WRN-34-10, and `attacks`."""
+    device = store.device
+    if device.type == "cpu":
+        keep_memory()
+    limit = limits(device, repeats)
+    tasks = steps(ROWS, classifier, batch_size, REFERENCES)
+    frame = measure(tasks, device, repeats, on_progress)
+    reference = [
+        (row, p, f"{row} (reference)", "float32")
+        for p in PRECISIONS for row in ("Grad L2L", "2-Step L2L")
+    ]  # fmt: skip
+    # The paper's networks on a batch that a CPU can wait for.
+    few, rounds = (128, repeats) if device.type == "cuda" else (4, min(3, repeats))
+    paper = measure(steps(PAPER_ROWS, "wrn-34-10", few), device, rounds, on_progress)
+    pairs = [(a, p, b, p) for p in PRECISIONS for a, b in PUBLISHED]
+    found = {
+        "training": summary(frame, limit, batch_size),
+        "ratios": ratios(frame, reference),
+        "paper training": summary(paper, limit, few),
+        "paper ratios": ratios(paper, pairs),
+        "attacks": throughput(classifier, batch_size, device, repeats),
+    }
+    write_json(
+        store.output / "results" / "bench.json",
+        {"classifier": classifier, "batch_size": batch_size, "repeats": repeats,
+         "paper_batch_size": few, "paper_repeats": rounds, "limit_gflop_per_second": limit,
+         "tables": {k: json.loads(t.to_json(orient="records")) for k, t in found.items()},
+         "machine": store.machine()},
+    )  # fmt: skip
+    return found
