@@ -15,7 +15,8 @@ newer with Apple silicon.
 What to do:
   --setup            install only
   --test             install, then run ruff, mypy, the tests, the main job at smoke
-                     size and the notebooks under nbval; exit 1 if any of them fails
+                     size, the notebooks under nbval and, where there is a Chromium,
+                     the explorers in it; exit 1 if any of them fails
   -h, --help         show this text
 
 Options of the run:
@@ -148,6 +149,16 @@ without_torch() {
     locked 0 "$torch_and_cuda" | uv_install --require-hashes -r -
 }
 
+# A bare `jupyter lab` of .venv opens at the overview, wherever it is started.
+lab_config() {
+    mkdir -p .venv/etc/jupyter
+    .venv/bin/python - >.venv/etc/jupyter/jupyter_lab_config.json <<'CODE'
+import json, os
+lab = {"default_url": "/lab/tree/notebooks/00_overview.ipynb"}
+print(json.dumps({"LabApp": lab, "ServerApp": {"root_dir": os.getcwd()}}))
+CODE
+}
+
 setup() {
     local key python uv cpu_wheels=''
     # Start afresh if a set-up was cut off, if a GPU has come to an environment without
@@ -179,6 +190,7 @@ setup() {
         stage "all packages (several GB on Linux)" uv_install --require-hashes -r requirements.lock
     fi
     stage "l2lkit itself" uv_install --no-deps --no-build-isolation --editable .
+    lab_config
     rm -f .venv/.l2lkit-*
     [ -z "$cpu_wheels" ] || touch .venv/.l2lkit-cpu
     touch ".venv/.l2lkit-$key"
@@ -199,9 +211,10 @@ run_checks() {
     local summary='' failed='' python=.venv/bin/python
     check "ruff" "$python" -m ruff check .
     check "mypy" "$python" -m mypy
-    check "tests" "$python" -m pytest -q
+    check "tests" "$python" -m pytest -q --ignore=tests/test_browser.py
     check "main job (smoke)" "$python" -m l2lkit run --profile smoke
     check "notebooks (nbval)" env L2LKIT_PROFILE=smoke "$python" -m pytest -q --nbval-lax notebooks/
+    check "explorers (Chromium)" "$python" -m pytest -q -rs tests/test_browser.py
     printf '\n%s' "$summary"
     [ -z "$failed" ]
 }

@@ -18,6 +18,7 @@ from l2lkit import experiments, published
 from l2lkit.attackers import GradAttacker
 from l2lkit.attacks import CW, FGSM, PGM, Attack
 from l2lkit.evaluation import perturb, trajectory, transfer
+from l2lkit.experiments import family
 from l2lkit.recipes import AdvGAN, Diverse, Learned, Optimiser, Recipe, against
 from l2lkit.store import Model, Store
 
@@ -28,11 +29,6 @@ TABLE_2 = ("Clean", "FGSM", "PGD-10", "PGD-100", "C&W-100", "C&W-1000", *GENERAT
 SMALL = tuple(a for a in TABLE_2 if a != "C&W-1000")  # what a small profile can pay for
 DESIGNED = SMALL[:5]  # without training a generator
 DRAWS = 10  # restarts and draws of Figure 2
-
-
-def family(store: Store) -> str:
-    """The recipes that fit the store's data: those of MNIST for grey images, else CIFAR-10's."""
-    return "l2l-da" if store.data.channels == 1 else "l2l-da-cifar10"
 
 
 def games(store: Store) -> list[str]:

@@ -201,17 +201,25 @@ def _losses(store: Store, model: Model, attack: Attack | None) -> list[dict]:
 
 
 def named_attacks(store: Store, seed: int, epsilon: float = EPSILON) -> dict[str, Attack]:
-    """FGSM, PGM-20 and the learned attackers of that seed ("… attacker"), at the given ε."""
+    """FGSM, PGM-20 and the learned attackers of that seed ("… attacker"), at the given ε; L2L-DA's
+    among them where it is trained."""
     attacks: dict[str, Attack] = {
         "FGSM": FGSM(epsilon=epsilon),
         "PGM-20": PGM(epsilon=epsilon, step_size=max(epsilon, 1e-4) * 0.003 / EPSILON),
     }
-    for name in reversed(LEARNED):
+    full = f"{family(store)}/full"
+    learned = [*reversed(LEARNED), *([full] if store.finished(full, seed) else [])]
+    for name in learned:
         model = store.model(name, seed)
         attacker: Any = copy.copy(model.attack)  # shares φ; only ε is its own
         attacker.epsilon = epsilon
-        attacks[f"{model.defence} attacker"] = attacker
+        attacks[f"{model.defence.removesuffix(' (full)')} attacker"] = attacker
     return attacks
+
+
+def family(store: Store) -> str:
+    """L2L-DA's recipes that fit the store's data: MNIST's for grey images, else CIFAR-10's."""
+    return "l2l-da" if store.data.channels == 1 else "l2l-da-cifar10"
 
 
 def panel(store: Store, model: Model, label: str, attack: Attack, index: int) -> Panel:

@@ -1,4 +1,5 @@
-"""One page that shows every figure and table of a profile, beside the executed notebooks."""
+"""One page that shows every figure and table of a profile, beside the executed notebooks, and the
+perturbation explorer that needs no kernel."""
 
 import base64
 import html
@@ -9,6 +10,8 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
+from l2lkit import cards
+from l2lkit.recipes import DEFENCES
 from l2lkit.store import Store, write_text
 
 STYLE = """
@@ -19,13 +22,18 @@ table { border-collapse: collapse; font-size: .9rem; display: block; overflow-x:
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; } nav a { margin-right: 1rem; }
 details { color: #444; font-size: .85rem; }
+iframe { width: 100%; height: 46rem; border: 1px solid #bdbdbd; }
 """
 
 
 def write(store: Store) -> Path:
     """Write runs/<profile>/report/index.html and an HTML copy of each executed notebook beside
-    it; returns the page's path. Every dataset the profile was run on has its section."""
+    it; returns the page's path. Every dataset the profile was run on has its section, with the
+    explorer of `cards.page` where the models are there: explorer-<dataset>.html, a file to share,
+    which index.html holds too."""
     directory = store.runs / "report"
+    if all(store.finished(name, store.seed) for name in DEFENCES):
+        write_text(directory / f"explorer-{store.dataset}.html", cards.page(store))
     datasets = sorted(
         p.name for p in (store.runs / "notebooks").glob("*") if any(p.glob("*.ipynb"))
     )
@@ -46,10 +54,18 @@ def _section(store: Store, directory: Path, dataset: str) -> str:
     parts = [f'<h2 id="{dataset}">{html.escape(dataset)}</h2><p>Notebooks: ']
     for path in sorted((store.runs / "notebooks" / dataset).glob("*.ipynb")):
         name = f"{dataset}-{path.stem}.html"
-        body, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+        body, _ = HTMLExporter().from_notebook_node(_described(nbformat.read(path, as_version=4)))
         write_text(directory / name, body)
         parts.append(f'<a href="{name}">{html.escape(path.stem)}</a> ')
     parts.append("</p>")
+    explorer = directory / f"explorer-{dataset}.html"
+    if explorer.exists():
+        content = html.escape(explorer.read_text(encoding="utf-8"))
+        parts.append(
+            f'<h3>Explore</h3><p>As a file of its own: <a href="{explorer.name}">{explorer.name}'
+            f'</a>.</p><iframe title="Perturbation explorer, {dataset}" srcdoc="{content}">'
+            "</iframe>"
+        )
     figures = store.figures.parent / f"{store.profile.name}-{dataset}"
     for path in sorted(figures.glob("*.png")):
         about = json.loads(path.with_suffix(".json").read_text())
@@ -69,6 +85,17 @@ def _section(store: Store, directory: Path, dataset: str) -> str:
             f"{_provenance(about['provenance'])}</figure>"
         )
     return "".join(parts)
+
+
+def _described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Pictures with the alternative text of their metadata, which nbconvert leaves out."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if alt and "image/png" in output.data:
+                url = "data:image/png;base64," + output.data["image/png"].replace("\n", "")
+                output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="{url}">'
+    return notebook
 
 
 def _provenance(provenance: dict) -> str:
