@@ -36,6 +36,7 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from l2lkit.environments import ENVIRONMENTS as ENVIRONMENTS
+from l2lkit.environments import make, sizes
 from l2lkit.errors import InputError
 from l2lkit.experts import Agent, Demonstrations, PolicySettings, Rollout, load
 from l2lkit.gail_networks import Discriminator, Updater, check_memory
@@ -121,6 +122,16 @@ class Recipe:
         return self.lr if self.method == "GAIL" else self.updater_lr or RATES[self.method]
 
 
+def updated(recipe: Recipe) -> int:
+    """The m that U is made for: the number of D's parameters, 1 if it is shared, 0 without U."""
+    if recipe.method == "GAIL":
+        return 0
+    if recipe.method.endswith("(shared)"):
+        return 1
+    layers = [sum(sizes(make(recipe.environment, 1))), *recipe.hidden, 1]
+    return sum((a + 1) * b for a, b in zip(layers, layers[1:], strict=False))
+
+
 @dataclass
 class Game:
     """The players of one run: the agent with its policy, the discriminator, U where there is one,
@@ -152,8 +163,7 @@ class Game:
             discriminator = Discriminator(seen.shape[1], agent.actions, recipe.hidden).to(device)
             updater = None
             if recipe.method != "GAIL":
-                m = parameters_to_vector(discriminator.parameters()).numel()
-                m = 1 if recipe.method.endswith("(shared)") else m
+                m = updated(recipe)
                 check_memory(m, device)
                 with torch.device(device):
                     updater = Updater(m)

@@ -234,18 +234,21 @@ def measurement_tasks(store: Store, models: Sequence[Task]) -> list[Task]:
 
 
 def imitation_tasks(store: Store) -> list[Task]:
-    """The games of notebook 08 that are missing."""
+    """The games of notebook 08 that are missing. Raises InputError where the memory is too small
+    for one of them."""
     from l2lkit import gail  # Gymnasium and Stable-Baselines3 take seconds to import
 
-    return [
-        Task(f"{method}, {environment}, seed {seed}", 0.12 * recipe.iterations,
-             partial(imitate, environment=environment, method=method, seed=seed))
-        for environment in gail.ENVIRONMENTS
-        for method in gail.METHODS
-        for seed in gail.seeds(store)
-        if not gail.finished(store, environment, method, seed)
-        for recipe in [gail.recipe(environment, method, store.profile.name)]
-    ]  # fmt: skip
+    tasks = []
+    for environment in gail.ENVIRONMENTS:
+        for method in gail.METHODS:
+            recipe = gail.recipe(environment, method, store.profile.name)
+            for seed in gail.seeds(store):
+                if not gail.finished(store, environment, method, seed):
+                    gail.check_memory(gail.updated(recipe), str(store.device))
+                    work = partial(imitate, environment=environment, method=method, seed=seed)
+                    what = f"{method}, {environment}, seed {seed}"
+                    tasks.append(Task(what, 0.12 * recipe.iterations, work))
+    return tasks
 
 
 def imitate(store: Store, environment: str, method: str, seed: int) -> None:

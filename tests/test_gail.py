@@ -19,10 +19,11 @@ from PIL import Image
 from scipy.stats import ks_2samp
 
 import l2lkit
-from l2lkit import environments, experts, gail, gail_networks, gail_views
+from l2lkit import environments, experts, gail, gail_networks, gail_views, pipeline
 from l2lkit.__main__ import main
 from l2lkit.errors import InputError
 from l2lkit.experts import Agent, Demonstrations, PolicySettings
+from l2lkit.store import Store
 
 SMALL = PolicySettings(pairs=500, hidden=(16,))
 
@@ -722,3 +723,15 @@ def test_other_environments_with_a_choice_of_actions_can_be_played():
     )  # fmt: skip
     _, log = gail.train(tiny(environment="Acrobot-v1", iterations=1), shown, seed=0)
     assert len(log) == 1
+
+
+def test_the_paper_profile_says_at_once_that_memory_is_short(tmp_path, monkeypatch):
+    """The discriminator (s, a) -> 64 -> 32 -> 1 on CartPole: (6 + 1)64 + 65 · 32 + 33 numbers."""
+    recipe = gail.recipe("CartPole-v1", "L2L GAIL", "paper")
+    assert gail.updated(recipe) == 7 * 64 + 65 * 32 + 33 == 2561
+    assert gail.updated(gail.recipe("CartPole-v1", "GAIL", "paper")) == 0
+    little = SimpleNamespace(available=10**9)
+    monkeypatch.setattr(gail_networks.psutil, "virtual_memory", lambda: little)
+    with pytest.raises(InputError, match="needs 11.6 GB of memory, and 1.0 GB are free"):
+        pipeline.imitation_tasks(Store("paper", device="cpu", output=tmp_path))
+    assert len(pipeline.imitation_tasks(Store("smoke", device="cpu", output=tmp_path))) == 6
