@@ -5,7 +5,7 @@ As in `l2lkit.experiments`, each measurement is one call and one tidy frame, wit
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from l2lkit import experiments, published
 from l2lkit.attackers import GradAttacker
 from l2lkit.attacks import CW, FGSM, PGM, Attack
-from l2lkit.evaluation import perturb, trajectory, transfer
+from l2lkit.evaluation import perturb, trajectory
 from l2lkit.experiments import family
 from l2lkit.recipes import AdvGAN, Diverse, Learned, Optimiser, Recipe, against
 from l2lkit.store import Model, Store
@@ -131,27 +131,13 @@ def black_box(
         attacks = {"L2L-DA": tuned.attack} | {n: designed[n] for n in ("PGD-10", "PGD-100")}
         for name, attack in attacks.items():
             assert attack is not None
-            found = store.measured(
-                "transfer",
-                [surrogate.id, store.describe(attack), store.profile.eval_images,
-                 [m.id for m in models.values()]],
-                partial(_transfer, store, surrogate, attack, models),
-            )  # fmt: skip
+            found = experiments.transferred(store, surrogate, attack, models)
             rows += [
                 experiments.row_of(models[n])
                 | {"surrogate": surrogate.defence, "attack": name, "accuracy": a}
                 for n, a in found.items()
             ]
     return pd.DataFrame(rows)
-
-
-def _transfer(
-    store: Store, surrogate: Model, attack: Attack, models: Mapping[str, Model]
-) -> dict[str, float]:
-    x, y = store.images(store.profile.eval_images)
-    classifiers = {n: m.classifier for n, m in models.items()}
-    found = transfer(surrogate.classifier, attack, classifiers, x, y, seed=surrogate.seed)
-    return {n: right.float().mean().item() for n, right in found.items()}
 
 
 def restarts(

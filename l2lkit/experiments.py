@@ -7,7 +7,7 @@ notebooks, which then find everything measured.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -142,12 +142,7 @@ def black_box(
     for name in surrogates:
         surrogate = store.model(name, other)
         for label, attack in attacks.items():
-            found = store.measured(
-                "transfer",
-                [surrogate.id, repr(attack), store.profile.eval_images,
-                 [m.id for m in models.values()]],
-                partial(_transfer, store, surrogate, attack, models),
-            )  # fmt: skip
+            found = transferred(store, surrogate, attack, models)
             rows += [
                 row_of(models[n]) | {"surrogate": surrogate.defence, "attack": label, "accuracy": a}
                 for n, a in found.items()
@@ -155,13 +150,20 @@ def black_box(
     return pd.DataFrame(rows)
 
 
-def _transfer(
-    store: Store, surrogate: Model, attack: Attack, targets: dict[str, Model]
+def transferred(
+    store: Store, surrogate: Model, attack: Attack, models: Mapping[str, Model]
 ) -> dict[str, float]:
-    x, y = store.images(store.profile.eval_images)
-    classifiers = {d: m.classifier for d, m in targets.items()}
-    found = transfer(surrogate.classifier, attack, classifiers, x, y, seed=store.seed)
-    return {d: right.float().mean().item() for d, right in found.items()}
+    """Accuracy of every model, by its name here, on what `attack` made of the surrogate."""
+
+    def compute() -> dict[str, float]:
+        x, y = store.images(store.profile.eval_images)
+        classifiers = {n: m.classifier for n, m in models.items()}
+        found = transfer(surrogate.classifier, attack, classifiers, x, y, seed=store.seed)
+        return {n: right.float().mean().item() for n, right in found.items()}
+
+    settings = [surrogate.id, store.describe(attack), store.profile.eval_images,
+                [m.id for m in models.values()]]  # fmt: skip
+    return store.measured("transfer", settings, compute)
 
 
 def loss_curves(
