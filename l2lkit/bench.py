@@ -68,6 +68,7 @@ class Step:
             layout = torch.contiguous_format
             for part in (players.classifier, players.attack):
                 if isinstance(part, nn.Module):
+                    # torch's own types leave out the memory format alone.
                     part.to(memory_format=layout)  # type: ignore[call-overload]
         players.classifier.train()
         if isinstance(players.attack, nn.Module):

@@ -160,7 +160,8 @@ def restarts(
         again: Any = copy.copy(one_step.attack)  # shares φ
         assert isinstance(again, GradAttacker)
         again.steps, again.start = 10, "uniform"
-        attacks: dict[str, tuple[Attack | None, str]] = {
+        assert generator.attack is not None
+        attacks: dict[str, tuple[Attack, str]] = {
             "PGD": (PGM(epsilon=epsilon, steps=10, step_size=epsilon / 4), "PGD-10"),
             "L2L": (again, f"ten steps of {one_step.id}"),
             "L2L-DA": (generator.attack, f"the attacker of {generator.id}"),
@@ -170,7 +171,7 @@ def restarts(
             for label, (attack, words) in attacks.items():
                 found = store.measured(
                     "restarts", [model.id, words, epsilon, DRAWS, store.profile.curve_images],
-                    partial(_restarts, store, model, attack),  # type: ignore[arg-type]
+                    partial(_restarts, store, model, attack),
                 )  # fmt: skip
                 rows += [experiments.row_of(model) | {"attack": label} | point for point in found]
     return pd.DataFrame(rows).rename(columns={"defence": "classifier"})

@@ -195,6 +195,12 @@ class Recipe:
             raise InputError("Without an optimiser nothing learns: give the attack's as well.")
         if self.update not in ("simultaneous", "alternating"):
             raise InputError(f"update must be simultaneous or alternating, not '{self.update}'.")
+        both = self.optimiser and not isinstance(self.attack, Diverse | AdvGAN)
+        if self.update == "alternating" and not both:
+            raise InputError(
+                "alternating updates are for two players of one loss: use simultaneous for L2L-DA, "
+                "AdvGAN and a fixed classifier."
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise InputError(f"precision must be float32 or bfloat16, not '{self.precision}'.")
         for name, value in (("clean_weight", self.clean_weight), ("trades", self.trades)):

@@ -50,7 +50,8 @@ class Players:
         if not isinstance(recipe.attack, Player):
             return cls(recipe, classifier, recipe.attack, optimisers)
         # A last image that would be alone joins the batch before it.
-        shape = (recipe.batch_size + 1, data.channels, size, size)
+        channels, *plane = data.train_images.shape[1:]
+        shape = (recipe.batch_size + 1, channels, plane[0], plane[1])
         attacker = recipe.attack.build(shape, data.num_classes)
         _place(attacker, device)
         optimisers["attacker"] = recipe.attack.optimiser.build(attacker.parameters(), ascend=True)
@@ -77,7 +78,8 @@ def _place(module: nn.Module, device: torch.device) -> None:
 
 
 def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the game on a batch: the adversarial loss (), logits (N, classes) and δ.
+    """One step of the game on a batch: the adversarial loss (), logits (N, classes) and δ; of an
+    attacker that draws twice for an image, the loss over both and the rest of the first.
 
     Fixed attacks, and the gradient query of learned ones, see the classifier in eval mode, so
     that only the images it trains on move its batch statistics; the alternating update follows
@@ -85,7 +87,7 @@ def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     recipe, f, attack = players.recipe, players.classifier, players.attack
     own = getattr(attack, "objective", None)  # where the attacker climbs more than ℓ
-    if recipe.update == "alternating" and isinstance(attack, nn.Module) and own is None:
+    if recipe.update == "alternating" and isinstance(attack, nn.Module):
         return _play_alternating(players, x, y)
     for optimiser in players.optimisers.values():
         optimiser.zero_grad(set_to_none=True)

@@ -295,6 +295,7 @@ def test_advgan_climbs_the_margin_while_its_critic_learns():
      (lambda: Diverse(diversity=-1.0), "diversity must be 0 or more"),
      (lambda: Diverse(gradient="sign"), "gradient must be one of"),
      (lambda: AdvGANAttacker(epsilon=2.0), "ε must be"),
+     (lambda: replace(RECIPES["l2l-da/full"], update="alternating"), "use simultaneous"),
      (lambda: replace(RECIPES["iclr2020/pgm"], optimiser=None), "nothing learns")],
 )  # fmt: skip
 def test_bad_settings_are_refused(make, message):
