@@ -62,9 +62,7 @@ def main() -> None:
     table = summary(frame, ["Clean", *WORST])
     table["training seconds"] = frame.groupby("defence", sort=False).seconds.mean().round(0)
     print(table.to_string())
-    caption = "Accuracy in %, mean ± deviation. " + store.caption(
-        images=store.profile.eval_images
-    )
+    caption = "Accuracy in %, mean ± deviation. " + store.caption(images=store.profile.eval_images)
     write_json(
         ROOT / "results" / "recorded" / f"choices-{args.dataset}.json",
         {"caption": caption, "table": table.reset_index().to_dict("records"), "rows": rows,

@@ -72,9 +72,7 @@ def collect(args: argparse.Namespace) -> dict:
         store, [rows[n] for n in TABLE_2], [rows[n] for n in SURROGATES], full,
         (seeds[0], seeds[0] + 1),
     )  # fmt: skip
-    figure_2 = diverse.restarts(
-        store, [rows["pgd10"], full], rows["l2l-star"], full, seeds
-    )
+    figure_2 = diverse.restarts(store, [rows["pgd10"], full], rows["l2l-star"], full, seeds)
     frames = {"designed": [everywhere, first], "table_2": [table_2], "table_3": [table_3],
               "figure_2": [figure_2]}  # fmt: skip
     models = [store.model(r, s) for r in several for s in seeds]
@@ -104,6 +102,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the rows of Table 1a")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
+
     def jobs(what: str, names: Sequence[str], seed: int) -> list[Callable[[], str]]:
         return [partial(work, args, what, name, seed) for name in names]
 

@@ -3,6 +3,7 @@
     python benchmarks/gail.py [--environment NAME] [--iterations N] [--pairs N] [--seed N]
     python benchmarks/gail.py --memory         the paper's dense updater: memory, disk and time
     python benchmarks/gail.py --controls       what makes L2L GAIL unsteady: writes a record
+    python benchmarks/gail.py --long [--workers N]     Figure 6 over 1,000 iterations: a record
     python benchmarks/gail.py --imitation DEMONSTRATIONS.npz      in the library's own environment
 
 The first plays GAIL and both variants of L2L GAIL with the discriminator (s, a) -> 64 -> 32 -> 1
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,61 @@ def controls(seeds: Sequence[int], iterations: int = 120) -> dict:
     return {"caption": caption, "rows": clean, "provenance": gail.provenance(store)}
 
 
+LONG = 1000  # iterations
+FRESH = range(3, 8)  # seeds that no rate was chosen on
+
+
+def long_recipe(environment: str, method: str):
+    """The profile `paper` for 1,000 iterations, all methods with the narrow discriminator whose
+    dense updater has 3.4 million parameters."""
+    from l2lkit import gail
+
+    setting = gail.recipe(environment, method, "paper")
+    return replace(setting, hidden=(16, 8), iterations=LONG)
+
+
+def long_run(output: str, environment: str, method: str, seed: int) -> dict:
+    import l2lkit
+    from l2lkit import gail
+
+    store = l2lkit.Store("paper", device="cpu", output=output)
+    store.profile = replace(store.profile, threads=1)
+    log = gail.trained(store, long_recipe(environment, method), seed).log
+    return {
+        "environment": environment, "method": method, "seed": seed,
+        "lowest_objective": round(float(log["objective"].min()), 2),
+        "returns": log["return"].round().astype(int).tolist(),
+    }  # fmt: skip
+
+
+def long(output: str, workers: int) -> dict:
+    """Does GAIL drop after long training, and does L2L GAIL not? All methods and environments over
+    fresh seeds; goes on where it was stopped, since the games are kept under `output`."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    from tqdm import tqdm
+
+    import l2lkit
+    from l2lkit import gail
+
+    keys = [(e, m, s) for s in FRESH for e in gail.ENVIRONMENTS for m in gail.METHODS]
+    rows = []
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting = [pool.submit(long_run, output, *key) for key in keys]
+        for done in tqdm(as_completed(waiting), total=len(keys)):
+            rows.append(done.result())
+    rows.sort(key=lambda r: (r["environment"], gail.METHODS.index(r["method"]), r["seed"]))
+    caption = (
+        f"Return of every iteration. CartPole-v1 and MountainCar-v0, {LONG:,} iterations, batches "
+        f"and policy of the profile paper, D with 16 and 8 units, seeds {FRESH[0]} to {FRESH[-1]}."
+    )
+    store = l2lkit.Store("paper", device="cpu", output=output)
+    recipes = [asdict(long_recipe(e, m)) for e in gail.ENVIRONMENTS for m in gail.METHODS]
+    provenance = gail.provenance(store)
+    return {"caption": caption, "rows": rows, "recipes": recipes, "provenance": provenance}
+
+
 def theirs(
     path: str, environment: str, iterations: int, pairs: int, seed: int, defaults: bool
 ) -> dict:
@@ -229,6 +285,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--controls", action="store_true")
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--workers", type=int, default=2, help="processes, for --long")
+    parser.add_argument("--output", default="runs-long", help="where --long keeps its games")
     parser.add_argument("--imitation", metavar="DEMONSTRATIONS.npz")
     args = parser.parse_args()
     import torch
@@ -241,6 +300,10 @@ def main() -> None:
     if args.controls:
         path = Path(__file__).parents[1] / "results" / "recorded" / "gail_controls.json"
         path.write_text(json.dumps(controls(range(3)), indent=1) + "\n", encoding="utf-8")
+        return
+    if args.long:
+        path = Path(__file__).parents[1] / "results" / "recorded" / "gail_long.json"
+        path.write_text(json.dumps(long(args.output, args.workers)) + "\n", encoding="utf-8")
         return
     terms = (args.environment, args.iterations, args.pairs, args.seed)
     if args.imitation:

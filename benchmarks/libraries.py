@@ -65,9 +65,7 @@ def theirs(library: str, output: str, images: int) -> list[dict]:
                 import foolbox
 
                 model = foolbox.PyTorchModel(f, bounds=(0, 1), device="cpu")
-                pgd = foolbox.attacks.LinfPGD(
-                    abs_stepsize=STEP, steps=steps, random_start=False
-                )
+                pgd = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=steps, random_start=False)
                 attack = partial(_foolbox, pgd, model)
             else:
                 import torchattacks
@@ -101,9 +99,7 @@ def ours(output: str, images: int) -> list[dict]:
                 "final iterate": lambda a=pgm, f=f: evaluation.correct(
                     f, {"pgm": a}, x, y, batch_size=BATCH
                 )["pgm"],
-                "any iterate": lambda a=pgm, f=f: evaluation.survives(
-                    f, a, x, y, batch_size=BATCH
-                ),
+                "any iterate": lambda a=pgm, f=f: evaluation.survives(f, a, x, y, batch_size=BATCH),
             }
             for success, attack in ways.items():
                 began = time.perf_counter()
