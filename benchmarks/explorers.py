@@ -3,9 +3,10 @@
     python benchmarks/explorers.py [--profile NAME] [--output DIR] [--browser]
 
 Needs a finished run of the profile. Moves ε, warm, under every attack, with each classifier alone
-and with the three of the first view side by side; prints the median of the milliseconds in the
-kernel. With --browser: from the key pressed on the slider to the new picture in a JupyterLab in
-Chromium, three side by side, which adds what messages and drawing cost.
+and with the three of the first view side by side, and the epoch of the training replay; prints the
+median of the milliseconds in the kernel. With --browser: from the key pressed on the slider to the
+new picture in a JupyterLab in Chromium, three side by side, which adds what messages and drawing
+cost.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import pandas as pd
 from l2lkit import Store
 from l2lkit.explorer import PerturbationExplorer
 from l2lkit.store import ROOT
+from l2lkit.widgets import training_replay
 
 MOVES = 15
 # Leaves in `took` the milliseconds from a key to the first frame after the deck has changed.
@@ -58,6 +60,22 @@ def in_kernel(store: Store) -> pd.DataFrame:
                 times.append(1000 * (time.perf_counter() - began))
             rows[attack][name] = np.median(times)
     return pd.DataFrame.from_dict(rows, orient="index").round(1)
+
+
+def replay(store: Store) -> pd.Series:
+    """Median milliseconds of a move of the training replay's epoch, by defence."""
+    shown = training_replay(store)
+    defence, epoch = shown.children[0].children
+    found = {}
+    for label, name in defence.options.items():
+        defence.value = name
+        times = []
+        for value in (*range(1, epoch.max), *range(epoch.max, 0, -1)):
+            began = time.perf_counter()
+            epoch.value = value
+            times.append(1000 * (time.perf_counter() - began))
+        found[label] = np.median(times)
+    return pd.Series(found).round(1)
 
 
 def in_browser(profile: str) -> pd.Series:
@@ -109,6 +127,8 @@ def main() -> None:
     store = Store(args.profile, output=args.output)
     print(f"{store.caption(seeds=1)} {store.machine()['device']}. Median milliseconds.")
     print(in_kernel(store).to_string())
+    print("\nThe training replay:")
+    print(replay(store).to_string())
     if args.browser:
         os.environ["L2LKIT_OUTPUT"] = str(store.output)
         print("\nIn the browser, three side by side:")

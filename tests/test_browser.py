@@ -30,14 +30,14 @@ BROWSER = next(filter(None, BROWSERS), "")
 NOTEBOOKS = ("00_overview", "01_limiting_cycle", "05_perturbations")
 PATIENCE = 90_000  # milliseconds; the machine may be busy
 
-if not importlib.util.find_spec("playwright"):
-    pytest.skip("no Playwright: install the extra `dev`", allow_module_level=True)
-if not BROWSER:
-    pytest.skip("no Chromium: apt-get install chromium", allow_module_level=True)
-if not REPORT.exists():
-    pytest.skip(
-        f"no smoke run in {OUTPUT}: python -m l2lkit run --profile smoke", allow_module_level=True
+pytestmark = [
+    pytest.mark.skipif(missing, reason=reason)
+    for missing, reason in (
+        (not importlib.util.find_spec("playwright"), "no Playwright: install the extra `dev`"),
+        (not BROWSER, "no Chromium: apt-get install chromium"),
+        (not REPORT.exists(), f"no smoke run in {OUTPUT}: python -m l2lkit run --profile smoke"),
     )
+]
 
 
 @pytest.fixture(scope="module")
