@@ -1,5 +1,5 @@
-"""Learned attackers g(·; φ): the papers' networks, and the three ways of feeding them; last, the
-player of Free adversarial training.
+"""Learned attackers g(·; φ): the papers' networks, and the three ways of feeding them; AdvGAN,
+trained in another way; last, the player of Free adversarial training.
 
 An attacker answers the same call as the attacks of `l2lkit.attacks`,
 
@@ -12,7 +12,9 @@ differentiable in φ, and, for x + δ seen by the classifier, so is the loss.
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from l2lkit.attacks import (
     Generators,
@@ -21,6 +23,7 @@ from l2lkit.attacks import (
     check_positive,
     input_gradient,
     last,
+    margin,
     project,
     uniform,
 )
@@ -147,6 +150,43 @@ class NaiveAttacker(nn.Module):
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Tensor:
         return next(self.iterates(classifier, images, labels, generators))
+
+
+class AdvGANAttacker(NaiveAttacker):
+    """AdvGAN (Xiao et al. 2018): δ = ε tanh g(x) that fools the classifier and a critic.
+
+    The critic tells x from x + δ and learns along: it descends its cross-entropy while g climbs
+    `realism` times that, and the margin by which the classifier errs, cut off at 0 (their hinge).
+    Their penalty on ‖δ‖ is left out: the ε-ball bounds δ here. g is L2L-DA's U-Net, so that the
+    generators compared differ in how they are trained and not in size. The training loop asks for
+    its `objective` in place of the loss that the classifier descends.
+    """
+
+    def __init__(
+        self, channels: int = 3, epsilon: float = 0.031, width: float = 1.0, realism: float = 0.1
+    ):
+        super().__init__("unet", channels, epsilon, width)
+        self.realism = realism
+        c1, c2 = (max(1, round(c * width)) for c in (64, 128))
+        self.critic = nn.Sequential(
+            nn.Conv2d(channels, c1, 4, 2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(c1, c2, 4, 2, padding=1), nn.LeakyReLU(0.2),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c2, 1),
+        )  # fmt: skip
+
+    def objective(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What g climbs and, with the sign turned, the critic too; and the perturbations."""
+        delta = self(classifier, images, labels)
+        fooled = -margin(classifier(images + delta), labels).clamp(min=0).mean()
+        # 2p − p is p with the gradient turned round: one ascent moves both players.
+        turned = {n: 2 * p.detach() - p for n, p in self.critic.named_parameters()}
+        seen = torch.cat([images, images + delta])
+        real = functional_call(self.critic, turned, seen)[:, 0]
+        truth = torch.cat([torch.ones(len(images)), torch.zeros(len(images))]).to(real)
+        told = F.binary_cross_entropy_with_logits(real, truth)
+        return fooled + self.realism * told, delta
 
 
 class GradAttacker(nn.Module):

@@ -222,6 +222,12 @@ def measure(store: Store, name: str, seed: int) -> None:
         everything(store, [name], seed)
 
 
+def measure_curves(store: Store, seed: int) -> None:
+    """All that notebook 07's Figure 2 measures on the models of one seed."""
+    full, star = (f"{family(store)}/{name}" for name in ("full", "l2l-star"))
+    restarts(store, ["pgm", full], star, full, [seed])
+
+
 # Table 1a, row against row: what is switched on, what else is on, the two recipes.
 SWITCHES = (
     ("recursion", "without diversity", "no-d", "no-r-no-d"),

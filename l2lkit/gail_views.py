@@ -76,6 +76,19 @@ def curves(
     return pd.concat(parts, ignore_index=True)
 
 
+def unpacked(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The runs of a record (`benchmarks/gail.py --long`), as `curves` has them: of each row the
+    environment, the method, the seed and the returns, one an iteration."""
+    parts = []
+    for row in rows:
+        log = pd.DataFrame({"return": row["returns"]})
+        log.insert(0, "iteration", log.index + 1)
+        log["score"] = load(row["environment"]).score(log["return"])
+        about = {"environment": row["environment"], "defence": row["method"], "seed": row["seed"]}
+        parts.append(log.assign(**about))
+    return pd.concat(parts, ignore_index=True)
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """`stability` of every run of `curves`: a row an environment, method and seed, with the number
     of iterations played (fewer than the others': it diverged) and the return of the last tenth."""

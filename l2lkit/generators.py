@@ -1,9 +1,9 @@
-"""The players of L2L-DA (Jang et al. 2019, *Adversarial Defense via Learning to Generate Diverse
-Attacks*): its recursive, stochastic generator, and the AdvGAN it is compared with.
+"""The recursive, stochastic generator of L2L-DA (Jang et al. 2019, *Adversarial Defense via
+Learning to Generate Diverse Attacks*).
 
-Both answer the call of the attackers in `l2lkit.attackers`. What they climb is more than the loss
-that the classifier descends, so each has an `objective` of its own, which the training loop asks
-for in place of that loss.
+It answers the call of the attackers in `l2lkit.attackers`. What it climbs is more than the loss
+that the classifier descends, so it has an `objective` of its own, which the training loop asks for
+in place of that loss.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from l2lkit.attacks import (
     Generators,
@@ -20,7 +19,6 @@ from l2lkit.attacks import (
     check_positive,
     input_gradient,
     last,
-    margin,
     project,
 )
 from l2lkit.errors import InputError
@@ -228,54 +226,3 @@ def spread(deltas: Tensor, z: Tensor) -> Tensor:
     images before the second (equation 7 for one step; | | is the mean magnitude)."""
     (d1, d2), (z1, z2) = deltas.chunk(2), z.chunk(2)
     return ((d1 - d2).abs().mean((1, 2, 3)) / (z1 - z2).abs().mean(1)).mean()
-
-
-class AdvGANAttacker(nn.Module):
-    """AdvGAN (Xiao et al. 2018): δ = ε tanh g(x) that fools the classifier and a critic.
-
-    The critic tells x from x + δ and learns along: it descends its cross-entropy while g climbs
-    `realism` times that, and the margin by which the classifier errs, cut off at 0 (their hinge).
-    Their penalty on ‖δ‖ is left out: the ε-ball bounds δ here. g is L2L-DA's U-Net, so that the
-    generators compared differ in how they are trained and not in size.
-    """
-
-    batch_dependent = False
-
-    def __init__(
-        self, channels: int = 3, epsilon: float = 0.031, width: float = 1.0, realism: float = 0.1
-    ):
-        super().__init__()
-        check_epsilon(epsilon)
-        self.epsilon, self.realism = epsilon, realism
-        self.network = UNet(channels, channels, width)
-        c1, c2 = (max(1, round(c * width)) for c in (64, 128))
-        self.critic = nn.Sequential(
-            nn.Conv2d(channels, c1, 4, 2, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(c1, c2, 4, 2, padding=1), nn.LeakyReLU(0.2),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c2, 1),
-        )  # fmt: skip
-
-    def iterates(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
-    ) -> Iterator[Tensor]:
-        check_batch(images, labels)
-        yield project(self.epsilon * self.network(images).tanh(), images, self.epsilon)
-
-    def forward(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
-    ) -> Tensor:
-        return next(self.iterates(classifier, images, labels, generators))
-
-    def objective(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What g climbs and, with the sign turned, the critic too; and the perturbations."""
-        delta = self(classifier, images, labels)
-        fooled = -margin(classifier(images + delta), labels).clamp(min=0).mean()
-        # 2p − p is p with the gradient turned round: one ascent moves both players.
-        turned = {n: 2 * p.detach() - p for n, p in self.critic.named_parameters()}
-        seen = torch.cat([images, images + delta])
-        real = functional_call(self.critic, turned, seen)[:, 0]
-        truth = torch.cat([torch.ones(len(images)), torch.zeros(len(images))]).to(real)
-        told = F.binary_cross_entropy_with_logits(real, truth)
-        return fooled + self.realism * told, delta

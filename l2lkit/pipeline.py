@@ -171,7 +171,8 @@ def diverse_tasks(store: Store) -> list[Task]:
     seeds = diverse.seeds(store)
     names = diverse.games(store)
     games = _training_tasks(store, [(name, seed) for seed in seeds for name in names])
-    table = store.profile.eval_images or len(store.data.test_images)
+    n = len(store.data.test_images)
+    table, few = store.profile.eval_images or n, store.profile.curve_images or n
     measured = [
         Task(
             f"attacks of L2L-DA on {store.recipe(name).defence}, seed {seed}",
@@ -180,7 +181,15 @@ def diverse_tasks(store: Store) -> list[Task]:
         )
         for seed in seeds for name in (*diverse.OTHERS, *names)
     ]  # fmt: skip
-    return games + measured
+    curves = [
+        Task(
+            f"measure losses of L2L-DA, seed {seed}", PASS * few * 600,
+            partial(diverse.measure_curves, seed=seed),
+            needs(games) | {_training(store, "pgm", seed)},
+        )
+        for seed in seeds
+    ]  # fmt: skip
+    return games + measured + curves
 
 
 def _training_tasks(store: Store, needed: Sequence[tuple[str, int]]) -> list[Task]:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from l2lkit.attackers import FreeAttacker, GradAttacker, NaiveAttacker
+from l2lkit.attackers import AdvGANAttacker, FreeAttacker, GradAttacker, NaiveAttacker
 from l2lkit.attacks import CW, FGSM, PGM, check_positive
 from l2lkit.errors import InputError
-from l2lkit.generators import NORMALISATIONS, AdvGANAttacker, DiverseAttacker
+from l2lkit.generators import NORMALISATIONS, DiverseAttacker
 
 Shape = tuple[int, int, int, int]
 
@@ -142,7 +142,7 @@ class Diverse:
 
 @dataclass(frozen=True, kw_only=True)
 class AdvGAN:
-    """AdvGAN's generator and critic (`generators.AdvGANAttacker`), one optimiser for both."""
+    """AdvGAN's generator and critic (`attackers.AdvGANAttacker`), one optimiser for both."""
 
     epsilon: float = 0.031
     width: float = 1.0
@@ -432,11 +432,11 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(
-        name="smoke", seeds=1, eval_images=32, curve_images=16, random_draws=5,
-        train_images=1000, test_images=64, width=1 / 32, plain_epochs=14,
+        name="smoke", seeds=1, eval_images=16, curve_images=8, random_draws=5,
+        train_images=640, test_images=64, width=1 / 32, plain_epochs=14,
     ),
     "quick": Profile(
-        name="quick", seeds=3, eval_images=120, curve_images=48, random_draws=20,
+        name="quick", seeds=2, eval_images=120, curve_images=48, random_draws=20,
         train_images=3000, test_images=1000, width=1 / 16, plain_epochs=14, epochs=4,
     ),
     "paper": Profile(

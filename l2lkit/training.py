@@ -23,7 +23,7 @@ from l2lkit.errors import InputError
 from l2lkit.evaluation import trajectory
 from l2lkit.recipes import Free, Player, Recipe
 
-PROBE_CLEAN, PROBE_ATTACKED = 1000, 128  # test images watched after each epoch
+PROBE_CLEAN, PROBE_ATTACKED = 500, 64  # test images watched after each epoch
 
 
 @dataclass

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -621,6 +622,17 @@ def test_the_paper_profile_plays_five_seeds_of_the_papers_networks(tmp_path):
 
 
 # Figure 6 in numbers ----------------------------------------------------------------------------
+
+
+def test_a_record_of_returns_gives_the_numbers_of_the_runs_themselves(store):
+    table = gail_views.curves(store, methods=gail.METHODS[:2])
+    rows = [
+        {"environment": e, "method": m, "seed": s, "returns": run["return"].tolist()}
+        for (e, m, s), run in table.groupby(["environment", "defence", "seed"], sort=False)
+    ]
+    again = gail_views.unpacked(json.loads(json.dumps(rows)))
+    pd.testing.assert_frame_equal(gail_views.summary(again), gail_views.summary(table))
+    pd.testing.assert_frame_equal(again, table[again.columns])
 
 
 def test_stability_of_curves_drawn_by_hand():

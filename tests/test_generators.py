@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from test_attackers import batch, classifier, mean_gradient
 from torch import nn
 
-from l2lkit.attackers import GradAttacker
+from l2lkit.attackers import AdvGANAttacker, GradAttacker
 from l2lkit.attacks import margin
 from l2lkit.errors import InputError
 from l2lkit.evaluation import perturb, trajectory
 from l2lkit.generators import (
-    AdvGANAttacker,
     ConditionalBatchNorm,
     DiverseAttacker,
     UNet,
