@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from l2lkit import distributed
 from l2lkit.attacks import (
     Generators,
     check_batch,
@@ -232,4 +233,5 @@ class FreeAttacker(nn.Module):
             )
         with torch.no_grad():  # not `project`: through its clamp no gradient reaches |δ| = ε
             self.delta.clamp_(-self.epsilon, self.epsilon)
-        return (images + self.delta[: len(images)]).clamp(0, 1) - images
+        delta = distributed.share(self.delta)[: len(images)]
+        return (images + delta).clamp(0, 1) - images

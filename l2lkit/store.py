@@ -35,7 +35,7 @@ import torch
 from torch import nn
 
 from l2lkit import data as datasets
-from l2lkit import evaluation, figures, recipes, training
+from l2lkit import distributed, evaluation, figures, recipes, training
 from l2lkit.attacks import Attack
 from l2lkit.errors import InputError
 
@@ -221,7 +221,9 @@ class Store:
     @cached_property
     def data(self) -> datasets.Dataset:
         """The dataset at the profile's size, on the device."""
-        whole = datasets.load(self.dataset, self._data, download=True)
+        whole = distributed.in_turn(
+            lambda: datasets.load(self.dataset, self._data, download=True)
+        )
         p = self.profile
         return whole.subset(p.train_images, p.test_images).to(self.device)
 
@@ -269,9 +271,14 @@ class Store:
 
     def _load_or_train(self, recipe: recipes.Recipe, seed: int, directory: Path) -> Model:
         record_path = directory / "record.json"
-        resume = load_checkpoint(directory, "checkpoint") if directory.exists() else None
-        if record_path.exists() and (resume is None or not _readable(record_path)):
-            record_path.unlink()  # it is written anew, after more training if need be
+
+        def left() -> dict | None:
+            found = load_checkpoint(directory, "checkpoint") if directory.exists() else None
+            if record_path.exists() and (found is None or not _readable(record_path)):
+                record_path.unlink()  # it is written anew, after more training if need be
+            return found
+
+        resume = distributed.in_turn(left)
         start_from = None
         if recipe.warm_start and resume is None:
             start_from = self.model(recipe.warm_start, seed).classifier.state_dict()
@@ -289,23 +296,27 @@ class Store:
                 recipe, self.data, seed=seed, start_from=start_from, resume=resume,
                 on_epoch=on_epoch,
             )  # fmt: skip
-        if not record_path.exists():
-            log_path = directory / "log.csv"
-            write_atomically(log_path, lambda p: log.to_csv(p, index=False))
-            write_json(
-                record_path,
-                {
-                    "id": f"{directory.parent.name}-seed-{seed}",
-                    "status": status,
-                    "recipe": recipe.as_dict(),
-                    "seed": seed,
-                    "wall_seconds": float(log["seconds"].sum()),
-                    "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    **self.provenance(),
-                },
-            )
-        record = json.loads(record_path.read_text())
-        return Model(recipe, seed, players.classifier, players.attack, log, record)
+
+        def record() -> dict:
+            if not record_path.exists():
+                log_path = directory / "log.csv"
+                write_atomically(log_path, lambda p: log.to_csv(p, index=False))
+                write_json(
+                    record_path,
+                    {
+                        "id": f"{directory.parent.name}-seed-{seed}",
+                        "status": status,
+                        "recipe": recipe.as_dict(),
+                        "seed": seed,
+                        "wall_seconds": float(log["seconds"].sum()),
+                        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                        **self.provenance(),
+                    },
+                )
+            return json.loads(record_path.read_text())
+
+        kept = distributed.in_turn(record)
+        return Model(recipe, seed, players.classifier, players.attack, log, kept)
 
     def _keep_epoch(self, directory: Path, seed: int, state: dict) -> None:
         """For `epoch`: both players in half precision, a few hundred kB a small model."""
@@ -384,6 +395,8 @@ class Store:
         device = str(self.device)
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name(self.device)
+        if distributed.size() > 1:
+            device = f"{distributed.size()} × {device}"
         return {
             "profile": self.profile.name,
             "seeds": self.seeds,
