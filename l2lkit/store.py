@@ -12,16 +12,18 @@ images and the recipe it starts from: change any and the model is another model.
 
 import copy
 import ctypes
+import fcntl
 import hashlib
 import io
 import json
 import os
 import platform
+import secrets
 import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -72,7 +74,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises InputError if the directory cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -84,6 +86,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             f"Cannot write {path}: {error.strerror or error}; free some space or name another "
             "directory with --output. Finished work is kept."
         ) from error
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Inside, this process (of a group, the first) has the directory for itself; others wait,
+    also on other machines that share the disk. Who is killed lets go. A disk that cannot be
+    written, or that knows no locks, gives none."""
+    with ExitStack() as held:
+        if distributed.rank() == 0:
+            with suppress(OSError):
+                directory.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(held.enter_context((directory / ".lock").open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -262,7 +277,8 @@ class Store:
         seed = self.seed if seed is None else seed
         directory = self.where(recipe, seed)
         if str(directory) not in self._models:
-            self._models[str(directory)] = self._load_or_train(recipe, seed, directory)
+            with alone(directory):
+                self._models[str(directory)] = self._load_or_train(recipe, seed, directory)
         return self._models[str(directory)]
 
     def models(self, names: Sequence[str] = recipes.DEFENCES) -> list[Model]:

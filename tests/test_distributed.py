@@ -1,10 +1,11 @@
 """Several processes play the game of one: torchrun with two gloo processes against a run here, the
-same models begun on one and ended on two and the reverse."""
+same models begun on one and ended on two and the reverse, and two jobs in one store."""
 
 import os
 import re
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -22,10 +23,11 @@ from l2lkit.attacks import PGM
 from l2lkit.classifiers import make_classifier
 from l2lkit.errors import InputError
 from l2lkit.recipes import PROFILES, RECIPES, AdvGAN, Free, Optimiser, Recipe, against, at_scale
-from l2lkit.store import Store
+from l2lkit.store import Store, alone
 from l2lkit.training import train
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -259,3 +261,45 @@ def test_every_process_draws_its_own_random_numbers(colours, monkeypatch):
         logs.append(untimed(train(game, colours, seed=0)[1]))
     pd.testing.assert_frame_equal(logs[1], logs[2], check_exact=True)
     assert len({log.train_loss[0] for log in logs}) == 3
+
+
+# Two jobs in one store ----------------------------------------------------------------------
+
+
+def test_the_readmes_grid(folder, tmp_path, capsys):
+    """Its array job, two tasks at a time, which both need the same Plain Net first."""
+    (job,) = re.findall(r"```bash\n(.*?)```", README, re.S)
+    (line,) = re.findall(r"^seq 0 14 (\| xargs .*?)  #", README, re.M)
+    words = f"--profile smoke --dataset tiny --data {folder} --device cpu"
+    job = job.replace("--profile paper --dataset cifar10", words)
+    (tmp_path / "grid.sh").write_text(job.replace(".venv/bin/python", sys.executable))
+    done = subprocess.run(["bash", "-c", f"printf '0\\n5\\n' {line}"], cwd=tmp_path,
+                          env=ENVIRONMENT, capture_output=True, text=True, timeout=240)  # fmt: skip
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.count("PGM Net: ok") == done.stdout.count("Grad L2L: ok") == 1
+
+    there, here = (
+        Store("smoke", dataset="tiny", data=folder, device="cpu", output=tmp_path / name)
+        for name in ("grid", "alone")
+    )
+    for name in ("plain", "pgm", "grad"):
+        assert there.finished(name, 0)
+        a, b = there.model(name), here.model(name)
+        pd.testing.assert_frame_equal(untimed(a.log), untimed(b.log), check_exact=True)
+    files = {p.name for p in there.output.rglob("*") if p.is_file() and p.suffix != ".pt"}
+    assert files == {".lock", "log.csv", "record.json"}
+
+
+def test_a_model_belongs_to_one_job_at_a_time(tmp_path):
+    entered = threading.Event()
+
+    def second():
+        with alone(tmp_path / "model"):
+            entered.set()
+
+    with alone(tmp_path / "model"), alone(tmp_path / "another"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.3)
+    assert entered.wait(10)
+    thread.join()
