@@ -125,12 +125,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     # Imported here so that --help answers at once.
-    from tqdm import tqdm
+    from l2lkit import distributed, published
+    from l2lkit.store import pick_device
 
-    from l2lkit import pipeline, published, recipes, tables
-    from l2lkit.attacks import attack_by_name
-    from l2lkit.store import Store
-
+    if distributed.launched() > 1 and args.command != "train":
+        raise InputError(f"torchrun is for `train`: start `{args.command}` as one process.")
     if args.command == "recipes":
         _print(published.answers(), args.json)
         return 0
@@ -141,8 +140,19 @@ def _command(args: argparse.Namespace) -> int:
         return _demonstrations(args)
     if args.command == "bench":
         return _bench(args)
+    with distributed.group(pick_device(args.device)) as device:
+        return _work(args, str(device))
+
+
+def _work(args: argparse.Namespace, device: str) -> int:
+    from tqdm import tqdm
+
+    from l2lkit import distributed, pipeline, recipes, tables
+    from l2lkit.attacks import attack_by_name
+    from l2lkit.store import Store
+
     store = Store(
-        args.profile, dataset=args.dataset, data=args.data, device=args.device, seed=args.seed,
+        args.profile, dataset=args.dataset, data=args.data, device=device, seed=args.seed,
         seeds=args.seeds, output=args.output,
     )  # fmt: skip
     if args.command == "run":
@@ -154,7 +164,8 @@ def _command(args: argparse.Namespace) -> int:
         if args.images is not None and args.images < 1:
             raise InputError(f"--images must be at least 1, not {args.images}.")
     pipeline.check_output(store)
-    with tqdm(disable=None, bar_format="{desc}", leave=False) as bar:
+    silent = distributed.rank() > 0 or None  # None: wherever no terminal looks on
+    with tqdm(disable=silent, bar_format="{desc}", leave=False) as bar:
         store.on_progress = lambda what, share: bar.set_description_str(what)
         if args.command == "table":
             found = tables.compare(store, names, args.train)
@@ -163,10 +174,10 @@ def _command(args: argparse.Namespace) -> int:
             return 0
         for recipe in chosen:
             model = store.model(recipe)
-            if args.command == "train":
+            if args.command == "train" and distributed.rank() == 0:
                 tqdm.write(model.log.round(4).to_string(index=False))
                 tqdm.write(f"{model.defence}: {model.status}; {store.where(recipe, args.seed)}")
-            else:
+            if args.command == "evaluate":
                 right = store.correct(model, attacks, args.images)
                 cells = "  ".join(f"{a} {100 * r.mean():.1f}%" for a, r in right.items())
                 tqdm.write(f"{recipe.name}, seed {args.seed} ({model.status}): {cells}")

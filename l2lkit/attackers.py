@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from l2lkit import distributed
 from l2lkit.attacks import (
     Generators,
     check_batch,
@@ -272,4 +273,5 @@ class FreeAttacker(nn.Module):
             )
         with torch.no_grad():  # not `project`: through its clamp no gradient reaches |δ| = ε
             self.delta.clamp_(-self.epsilon, self.epsilon)
-        return (images + self.delta[: len(images)]).clamp(0, 1) - images
+        delta = distributed.share(self.delta)[: len(images)]
+        return (images + delta).clamp(0, 1) - images

@@ -110,7 +110,7 @@ def check_output(store: Store) -> None:
     for directory in (store.runs, store.figures):
         probe = directory / ".can-write"
         write_text(probe, "")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may check too
     free = shutil.disk_usage(store.runs).free
     if free < FREE_BYTES:
         raise InputError(

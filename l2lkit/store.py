@@ -12,16 +12,18 @@ images and the recipe it starts from: change any and the model is another model.
 
 import copy
 import ctypes
+import fcntl
 import hashlib
 import io
 import json
 import os
 import platform
+import secrets
 import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -35,7 +37,7 @@ import torch
 from torch import nn
 
 from l2lkit import data as datasets
-from l2lkit import evaluation, figures, recipes, training
+from l2lkit import distributed, evaluation, figures, recipes, training
 from l2lkit.attacks import Attack
 from l2lkit.errors import InputError
 
@@ -72,7 +74,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises InputError if the directory cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -84,6 +86,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             f"Cannot write {path}: {error.strerror or error}; free some space or name another "
             "directory with --output. Finished work is kept."
         ) from error
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Inside, this process (of a group, the first) has the directory for itself; others wait,
+    also on other machines that share the disk. Who is killed lets go. A disk that cannot be
+    written, or that knows no locks, gives none."""
+    with ExitStack() as held:
+        if distributed.rank() == 0:
+            with suppress(OSError):
+                directory.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(held.enter_context((directory / ".lock").open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -221,7 +236,9 @@ class Store:
     @cached_property
     def data(self) -> datasets.Dataset:
         """The dataset at the profile's size, on the device."""
-        whole = datasets.load(self.dataset, self._data, download=True)
+        whole = distributed.in_turn(
+            lambda: datasets.load(self.dataset, self._data, download=True)
+        )
         p = self.profile
         return whole.subset(p.train_images, p.test_images).to(self.device)
 
@@ -260,7 +277,8 @@ class Store:
         seed = self.seed if seed is None else seed
         directory = self.where(recipe, seed)
         if str(directory) not in self._models:
-            self._models[str(directory)] = self._load_or_train(recipe, seed, directory)
+            with alone(directory):
+                self._models[str(directory)] = self._load_or_train(recipe, seed, directory)
         return self._models[str(directory)]
 
     def models(self, names: Sequence[str] = recipes.DEFENCES) -> list[Model]:
@@ -269,9 +287,14 @@ class Store:
 
     def _load_or_train(self, recipe: recipes.Recipe, seed: int, directory: Path) -> Model:
         record_path = directory / "record.json"
-        resume = load_checkpoint(directory, "checkpoint") if directory.exists() else None
-        if record_path.exists() and (resume is None or not _readable(record_path)):
-            record_path.unlink()  # it is written anew, after more training if need be
+
+        def left() -> dict | None:
+            found = load_checkpoint(directory, "checkpoint") if directory.exists() else None
+            if record_path.exists() and (found is None or not _readable(record_path)):
+                record_path.unlink()  # it is written anew, after more training if need be
+            return found
+
+        resume = distributed.in_turn(left)
         start_from = None
         if recipe.warm_start and resume is None:
             start_from = self.model(recipe.warm_start, seed).classifier.state_dict()
@@ -289,23 +312,27 @@ class Store:
                 recipe, self.data, seed=seed, start_from=start_from, resume=resume,
                 on_epoch=on_epoch,
             )  # fmt: skip
-        if not record_path.exists():
-            log_path = directory / "log.csv"
-            write_atomically(log_path, lambda p: log.to_csv(p, index=False))
-            write_json(
-                record_path,
-                {
-                    "id": f"{directory.parent.name}-seed-{seed}",
-                    "status": status,
-                    "recipe": recipe.as_dict(),
-                    "seed": seed,
-                    "wall_seconds": float(log["seconds"].sum()),
-                    "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    **self.provenance(),
-                },
-            )
-        record = json.loads(record_path.read_text())
-        return Model(recipe, seed, players.classifier, players.attack, log, record)
+
+        def record() -> dict:
+            if not record_path.exists():
+                log_path = directory / "log.csv"
+                write_atomically(log_path, lambda p: log.to_csv(p, index=False))
+                write_json(
+                    record_path,
+                    {
+                        "id": f"{directory.parent.name}-seed-{seed}",
+                        "status": status,
+                        "recipe": recipe.as_dict(),
+                        "seed": seed,
+                        "wall_seconds": float(log["seconds"].sum()),
+                        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                        **self.provenance(),
+                    },
+                )
+            return json.loads(record_path.read_text())
+
+        kept = distributed.in_turn(record)
+        return Model(recipe, seed, players.classifier, players.attack, log, kept)
 
     def _keep_epoch(self, directory: Path, seed: int, state: dict) -> None:
         """For `epoch`: both players in half precision, a few hundred kB a small model."""
@@ -384,6 +411,8 @@ class Store:
         device = str(self.device)
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name(self.device)
+        if distributed.size() > 1:
+            device = f"{distributed.size()} × {device}"
         return {
             "profile": self.profile.name,
             "seeds": self.seeds,

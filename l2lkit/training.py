@@ -9,13 +9,14 @@ books.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2lkit import distributed
 from l2lkit.attacks import PGM
 from l2lkit.classifiers import make_classifier
 from l2lkit.data import Dataset, batches
@@ -28,19 +29,26 @@ PROBE_CLEAN, PROBE_ATTACKED = 500, 64  # test images watched after each epoch
 
 @dataclass
 class Players:
-    """The classifier f(·; θ), the attack on it, and an optimiser for each that has parameters."""
+    """The classifier f(·; θ), the attack on it, and an optimiser for each that has parameters.
+
+    On several processes each plays its share of a batch. `weight` is what a mean over the share
+    counts in the mean of all processes, and `averaged` has DDP for each player that learns.
+    """
 
     recipe: Recipe
     classifier: nn.Module
     attack: Callable | None
     optimisers: dict[str, torch.optim.Optimizer]
+    weight: float = 1.0
+    averaged: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     @classmethod
     def build(cls, recipe: Recipe, data: Dataset, device: torch.device) -> "Players":
         """New players for the data's classes, channels and size; torch's seed decides weights."""
         size = data.train_images.shape[-1]
-        classifier = make_classifier(recipe.classifier, data.num_classes, data.channels, size)
-        _place(classifier, device)
+        classifier = _placed(
+            make_classifier(recipe.classifier, data.num_classes, data.channels, size), device
+        )
         optimisers = {}
         if recipe.optimiser:
             theta = classifier.parameters()
@@ -52,8 +60,7 @@ class Players:
         # A last image that would be alone joins the batch before it.
         channels, *plane = data.train_images.shape[1:]
         shape = (recipe.batch_size + 1, channels, plane[0], plane[1])
-        attacker = recipe.attack.build(shape, data.num_classes)
-        _place(attacker, device)
+        attacker = _placed(recipe.attack.build(shape, data.num_classes), device)
         optimisers["attacker"] = recipe.attack.optimiser.build(attacker.parameters(), ascend=True)
         return cls(recipe, classifier, attacker, optimisers)
 
@@ -65,6 +72,26 @@ class Players:
         for name, part in self._parts():
             part.load_state_dict(state[name])
 
+    def join(self) -> None:
+        """Play with the other processes of the group, if any, from where the first one stands."""
+        if distributed.size() == 1:
+            return
+        if getattr(self.attack, "batch_dependent", False):
+            raise InputError(
+                f"The attack of {self.recipe.name} looks at the whole batch: train in one process."
+            )
+        for name in self.optimisers:
+            player = self.classifier if name == "classifier" else self.attack
+            assert isinstance(player, nn.Module)
+            self.averaged[name] = distributed.averaged(player)
+
+    def prepare(self, *names: str) -> None:
+        """Before a pass that moves these players: no gradients yet, and those to come averaged."""
+        for name in names:
+            self.optimisers[name].zero_grad(set_to_none=True)
+            if name in self.averaged:
+                self.averaged[name]()
+
     def _parts(self) -> list[tuple[str, nn.Module | torch.optim.Optimizer]]:
         parts: list[tuple[str, nn.Module | torch.optim.Optimizer]] = [("f", self.classifier)]
         if isinstance(self.attack, nn.Module):
@@ -72,9 +99,11 @@ class Players:
         return parts + [(f"optimiser {name}", o) for name, o in self.optimisers.items()]
 
 
-def _place(module: nn.Module, device: torch.device) -> None:
+def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+    if distributed.size() > 1 and device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     # torch's own types for Module.to leave out the memory format alone.
-    module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,14 +112,14 @@ def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor
 
     Fixed attacks, and the gradient query of learned ones, see the classifier in eval mode, so
     that only the images it trains on move its batch statistics; the alternating update follows
-    the authors' modes instead.
+    the authors' modes instead. In a group of processes the batch is this one's share: its `weight`
+    may differ from 1, and the gradients are averaged.
     """
     recipe, f, attack = players.recipe, players.classifier, players.attack
     own = getattr(attack, "objective", None)  # where the attacker climbs more than ℓ
     if recipe.update == "alternating" and isinstance(attack, nn.Module):
         return _play_alternating(players, x, y)
-    for optimiser in players.optimisers.values():
-        optimiser.zero_grad(set_to_none=True)
+    players.prepare(*players.optimisers)
     delta = torch.zeros_like(x)
     with _autocast(recipe, x.device):
         f.eval()
@@ -100,7 +129,7 @@ def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor
             delta = attack(f, x, y)
     if own:
         assert isinstance(attack, nn.Module)
-        value.backward(inputs=list(attack.parameters()))
+        (players.weight * value).backward(inputs=list(attack.parameters()))
         delta = delta.detach()
     draws = len(delta) // len(x)  # L2L-DA attacks every image twice
     with _autocast(recipe, x.device):
@@ -109,7 +138,7 @@ def play(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor
         loss = F.cross_entropy(logits, y.repeat(draws))
         total = _total(recipe, loss, logits, f, x, y)
     if total.requires_grad:
-        total.backward()
+        (players.weight * total).backward()
     for optimiser in players.optimisers.values():
         optimiser.step()
     return loss.detach(), logits.detach()[: len(x)], delta.detach()[: len(x)]
@@ -131,6 +160,7 @@ def _total(
 def _play_alternating(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     recipe, f, g = players.recipe, players.classifier, players.attack
     assert isinstance(g, nn.Module)
+    players.prepare("classifier")
     with _autocast(recipe, x.device):
         f.train(), g.eval()
         with torch.no_grad():
@@ -138,14 +168,13 @@ def _play_alternating(players: Players, x: Tensor, y: Tensor) -> tuple[Tensor, T
         logits = f(x + delta)
         loss = F.cross_entropy(logits, y)
         total = _total(recipe, loss, logits, f, x, y)
-    players.optimisers["classifier"].zero_grad(set_to_none=True)
-    total.backward()
+    (players.weight * total).backward()
     players.optimisers["classifier"].step()
+    players.prepare("attacker")
     with _autocast(recipe, x.device):
         f.eval(), g.train()
         ascent = F.cross_entropy(f(x + g(f, x, y)), y)
-    players.optimisers["attacker"].zero_grad(set_to_none=True)
-    ascent.backward(inputs=list(g.parameters()))
+    (players.weight * ascent).backward(inputs=list(g.parameters()))
     players.optimisers["attacker"].step()
     return loss.detach(), logits.detach(), delta
 
@@ -178,7 +207,11 @@ def train(
     The status is "ok", "collapsed" (the classifier ends no better than guessing) or "diverged"
     (a loss was not finite; training stops at that epoch's end).
 
-    Raises InputError if the recipe wants a warm start and gets none.
+    In a group of processes (`distributed.group`) all call this, and share every batch; the first
+    one's `on_epoch` is called. A run may be resumed in a group of another size.
+
+    Raises InputError if the recipe wants a warm start and gets none, or if several processes
+    cannot play it: an attack that looks at the whole batch, or a batch with fewer images.
     """
     if recipe.warm_start and start_from is None and resume is None:
         start = recipe.warm_start
@@ -188,6 +221,7 @@ def train(
         )
     device = data.train_images.device
     cuda = [device] if device.type == "cuda" else []
+    _check_shares(recipe, len(data.train_images))
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         players = Players.build(recipe, data, device)
@@ -197,13 +231,14 @@ def train(
         if resume is not None:
             players.load(resume["players"])
             log = list(resume["log"])
+        players.join()
         status = _status(log, data.num_classes)
         for epoch in range(len(log), recipe.epochs):
             if status == "diverged":
                 break
-            log.append(_epoch(players, data, seed, epoch))
+            log.append(distributed.first(_epoch(players, data, seed, epoch)))
             status = _status(log, data.num_classes)
-            if on_epoch:
+            if on_epoch and distributed.rank() == 0:
                 on_epoch({"epoch": epoch + 1, "log": log, "players": players.state()})
     players.classifier.eval()
     if isinstance(players.attack, nn.Module):
@@ -211,10 +246,19 @@ def train(
     return players, pd.DataFrame(log), status
 
 
+def _check_shares(recipe: Recipe, images: int) -> None:
+    n, rest = distributed.size(), images % recipe.batch_size
+    if min(recipe.batch_size, images) < n or 1 < rest < n:  # one left over joins another batch
+        raise InputError(
+            f"{n} processes cannot share {images:,} images in batches of {recipe.batch_size}, "
+            f"{rest} in the last: start fewer."
+        )
+
+
 def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
     recipe, started = players.recipe, time.perf_counter()
     draw = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    torch.manual_seed(seed * 100_003 + epoch + 50_000)
+    torch.manual_seed(seed * 100_003 + epoch + 50_000 + distributed.rank() * 10**15)
     rates = {}
     if recipe.optimiser:
         rates["classifier"] = recipe.optimiser.lr_at(epoch, recipe.epochs)
@@ -230,13 +274,15 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
     for x, y in batches(
         data.train_images, data.train_labels, recipe.batch_size, draw, data.augment
     ):
+        whole, x, y = len(x), distributed.share(x), distributed.share(y)
+        players.weight = distributed.size() * len(x) / whole
         x = x.contiguous(memory_format=torch.channels_last)
         for _ in range(recipe.attack.replays if isinstance(recipe.attack, Free) else 1):
             loss, logits, delta = play(players, x, y)
             right = (logits.argmax(1) == y).sum()
             size = delta.abs().mean()
             sums += torch.stack([loss * len(x), right, size * len(x), sums.new_tensor(len(x))])
-    total_loss, right_count, total_delta, seen = sums.tolist()
+    total_loss, right_count, total_delta, seen = distributed.summed(sums).tolist()
     seconds = time.perf_counter() - started
     epsilon = getattr(recipe.attack, "epsilon", None)
     return {

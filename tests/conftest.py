@@ -35,10 +35,8 @@ def colours():
     return Dataset("colours", "colours", tuple("rgby"), *arrays, augment=False)
 
 
-@pytest.fixture
-def folder(tmp_path):
+def image_folder(root):
     """A folder split/class/image of the same four colours, 8×8: 24 training and 8 test images."""
-    root = tmp_path / "images"
     for split, count, seed in (("train", 24, 0), ("test", 8, 1)):
         images, labels = coloured(count, 8, seed)
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -46,3 +44,8 @@ def folder(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.transpose(1, 2, 0)).save(path)
     return root
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return image_folder(tmp_path / "images")
