@@ -311,21 +311,22 @@ def _decode(place: Path, paths: list[str], read: Callable[[str], bytes]) -> Tens
     return torch.from_numpy(np.ascontiguousarray(np.stack(rgb).transpose(0, 3, 1, 2)))
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pad each image (N, C, H, W) with 4 zeros a side, crop it back at a random place, and
-    mirror half of them. Random numbers come from the CPU `generator`, so that every device sees
-    the same crops: first N row offsets and N column offsets in 0-8, then N coins (1 mirrors)."""
-    n, c, h, w = images.shape
+def places(n: int, h: int, w: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Where `crop_and_flip` takes each of n images (h, w) from: rows (n, h), columns (n, w), on the
+    CPU, as its `generator` draws them: n row offsets and n column offsets in 0-8, then n coins (1
+    mirrors). So every device sees the same crops."""
     down, across = torch.randint(2 * PADDING + 1, (2, n, 1), generator=generator)
     mirror = torch.randint(2, (n, 1), generator=generator).bool()
-    rows = down + torch.arange(h)
     columns = across + torch.where(mirror, torch.arange(w).flip(0), torch.arange(w))
+    return down + torch.arange(h), columns
+
+
+def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pad each image (N, C, H, W) with 4 zeros a side and take it back from `places`."""
     padded = torch.nn.functional.pad(images, [PADDING] * 4)
+    n, c = (torch.arange(size, device=images.device) for size in images.shape[:2])
     return padded[
-        torch.arange(n, device=images.device)[:, None, None, None],
-        torch.arange(c, device=images.device)[:, None, None],
-        rows.to(images.device)[:, None, :, None],
-        columns.to(images.device)[:, None, None, :],
+        n[:, None, None, None], c[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
     ]
 
 
@@ -337,12 +338,20 @@ def batches(
 
     Every image comes once. The last batch may be smaller than `batch_size`; a single image left
     over joins the batch before it, for batch norm cannot train on one. `generator` is a CPU one;
-    its state decides the order and, with `augment`, the crops and flips.
+    its state decides the order and, with `augment`, the crops and flips. All of it is drawn and
+    sent to the device before the first batch, which then waits for nothing.
     """
+    (h, w), device = images.shape[2:], images.device
     order = torch.randperm(len(images), generator=generator)
-    parts = list(order.to(images.device).split(batch_size))
+    parts = list(order.to(device).split(batch_size))
     if batch_size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
-    for part in parts:
-        chosen = crop_and_flip(images[part], generator) if augment else images[part]
-        yield chosen.float() / 255, labels[part]
+    if not augment:
+        for part in parts:
+            yield images[part].float() / 255, labels[part]
+        return
+    drawn = [places(len(part), h, w, generator) for part in parts]
+    sizes = [len(part) for part in parts]
+    rows, columns = (torch.cat(found).to(device).split(sizes) for found in zip(*drawn, strict=True))
+    for part, down, across in zip(parts, rows, columns, strict=True):
+        yield crop_and_flip(images[part], down, across).float() / 255, labels[part]

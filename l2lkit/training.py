@@ -270,19 +270,21 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
     players.classifier.train()
     if isinstance(players.attack, nn.Module):
         players.attack.train()
-    sums = torch.zeros(4, device=data.train_images.device, dtype=torch.float64)
+    sums = torch.zeros(3, device=data.train_images.device, dtype=torch.float64)
+    replays = recipe.attack.replays if isinstance(recipe.attack, Free) else 1
     for x, y in batches(
         data.train_images, data.train_labels, recipe.batch_size, draw, data.augment
     ):
         whole, x, y = len(x), distributed.share(x), distributed.share(y)
         players.weight = distributed.size() * len(x) / whole
         x = x.contiguous(memory_format=torch.channels_last)
-        for _ in range(recipe.attack.replays if isinstance(recipe.attack, Free) else 1):
+        for _ in range(replays):
             loss, logits, delta = play(players, x, y)
             right = (logits.argmax(1) == y).sum()
-            size = delta.abs().mean()
-            sums += torch.stack([loss * len(x), right, size * len(x), sums.new_tensor(len(x))])
-    total_loss, right_count, total_delta, seen = distributed.summed(sums).tolist()
+            sums += torch.stack([loss * len(x), right, delta.abs().mean() * len(x)])
+    # The only time that the epoch waits for the device.
+    total_loss, right_count, total_delta = distributed.summed(sums).tolist()
+    seen = replays * len(data.train_labels)
     seconds = time.perf_counter() - started
     epsilon = getattr(recipe.attack, "epsilon", None)
     return {

@@ -18,7 +18,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from l2lkit import digits
-from l2lkit.data import CIFAR10_CLASSES, batches, crop_and_flip, default_data_dir
+from l2lkit.data import CIFAR10_CLASSES, batches, crop_and_flip, default_data_dir, places
 from l2lkit.data import load as load_dataset
 from l2lkit.errors import InputError
 
@@ -299,7 +299,7 @@ def test_digits_cache(monkeypatch, tmp_path):
 def test_crop_and_flip_image_by_image(n, c, h, w, seed):
     seed %= 2**63
     images = torch.arange(n * c * h * w, dtype=torch.float32).view(n, c, h, w) + 1
-    got = crop_and_flip(images, torch.Generator().manual_seed(seed))
+    got = crop_and_flip(images, *places(n, h, w, torch.Generator().manual_seed(seed)))
     generator = torch.Generator().manual_seed(seed)
     down, across = torch.randint(9, (2, n, 1), generator=generator).squeeze(2).tolist()
     mirror = torch.randint(2, (n,), generator=generator).tolist()
@@ -325,3 +325,8 @@ def test_batches_give_every_image_once(n, size, sizes):
     assert torch.equal(torch.cat([x for x, _ in plain]), images[order].float() / 255)
     for (x, y), (x2, y2) in zip(epoch(5, True), epoch(5, True), strict=True):
         assert torch.equal(x, x2) and torch.equal(y, y2) and x.max() <= 1
+    draw = torch.Generator().manual_seed(5)
+    torch.randperm(n, generator=draw)
+    for x, y in epoch(5, True):  # crops are drawn batch by batch, after the order
+        expected = crop_and_flip(images[y], *places(len(y), 4, 4, draw))
+        assert torch.equal(x, expected.float() / 255)
