@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from l2lkit.attackers import NETWORKS, GradAttacker, NaiveAttacker, ResBlock, make_network
+from l2lkit.attackers import NETWORKS, GradAttacker, NaiveAttacker, PReLU, ResBlock, make_network
 from l2lkit.errors import InputError
 
 
@@ -55,6 +55,25 @@ def residual(cin, cout):
     """Two 3×3 convolutions, two PReLU slopes, batch norm without parameters; a 1×1 skip."""
     skip = conv(1, cin, cout) if cin != cout else 0
     return conv(3, cin, cout) + conv(3, cout, cout) + 2 + skip
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("slope", [0.25, -0.1, 0.7])
+def test_prelu_is_torchs_number_for_number(slope, precision):
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 5, 5).contiguous(memory_format=torch.channels_last)
+    x[0, 0, 0] = 0.0
+    above, found = torch.randn(2, 8, 5, 5).to(precision), []
+    for layer in (PReLU(init=slope), nn.PReLU(init=slope)):
+        images = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            y = layer(images)
+        y.backward(above)
+        found.append((y, images.grad, layer.weight.grad))
+        assert y.dtype == precision and images.grad.dtype == layer.weight.grad.dtype
+    (y, dx, da), theirs = found
+    assert torch.equal(y, theirs[0]) and torch.equal(dx, theirs[1])
+    torch.testing.assert_close(da, theirs[2])  # a sum; the order may be another
 
 
 def by_table(name, cin, w=1):

@@ -1,6 +1,7 @@
-"""The benchmark: what it counts, and that every ratio is one of the same round."""
+"""The benchmark: what it counts, that every ratio is one of the same round, what it saves when."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from torch import nn
 
 from l2lkit import bench
 from l2lkit.__main__ import main
+from l2lkit.store import Store
 
 CPU = torch.device("cpu")
 
@@ -18,7 +20,12 @@ def step(name, **changes):
     (found,) = [
         s for s in bench.steps([name], "wrn-10-1", 2) if s.recipe.precision == "float32"
     ]
-    return bench.Step(bench.replace(found.recipe, **changes))
+    return bench.Step(replace(found.recipe, **changes))
+
+
+def once(task):
+    (frame,) = bench.measure([task], CPU, 1, lambda what: None)
+    return frame
 
 
 def test_the_flops_of_a_plain_step_by_hand():
@@ -31,15 +38,15 @@ def test_the_flops_of_a_plain_step_by_hand():
     ]  # fmt: skip
     first = 2 * 3 * 16 * 9 * 1024  # no gradient goes on to the images
     forward = sum(2 * a * b * k * pixels for a, b, k, pixels in convolutions) + 2 * 64 * 10
-    frame = bench.measure([step("iclr2020/plain")], CPU, 1, lambda what: None)
+    frame = once(step("iclr2020/plain"))
     assert frame.gflop[0] == pytest.approx(2 * (3 * forward - first) / 1e9, rel=1e-9)
     assert frame.seconds[0] > 0
     # FGSM adds a pass forward and one back to the images.
-    frame = bench.measure([step("iclr2020/fgsm")], CPU, 1, lambda what: None)
+    frame = once(step("iclr2020/fgsm"))
     assert frame.gflop[0] == pytest.approx(2 * (5 * forward - first) / 1e9, rel=1e-9)
 
 
-def test_the_reference_is_alternating_float32_and_contiguous():
+def test_the_reference_is_alternating_float32_contiguous_and_has_torchs_prelu():
     found = bench.steps(bench.ROWS, "wrn-10-1", 2, bench.REFERENCES)
     labels = [(s.names["row"], s.names["precision"]) for s in found]
     assert len(set(labels)) == len(labels) == 2 * len(bench.ROWS) + 2
@@ -50,6 +57,10 @@ def test_the_reference_is_alternating_float32_and_contiguous():
     )
     for once, fast in ((ours, True), (theirs, False)):
         players, x, _ = once.args
+        slopes = [m for m in players.attack.modules() if isinstance(m, nn.PReLU)]
+        assert len(slopes) == 6 and all((type(m) is nn.PReLU) != fast for m in slopes)
+        learnt = players.optimisers["attacker"].param_groups[0]["params"]
+        assert {id(p) for p in players.attack.parameters()} == {id(p) for p in learnt}
         weights = [m.weight for m in players.attack.modules() if isinstance(m, nn.Conv2d)]
         for tensor in (x, weights[1]):
             assert tensor.is_contiguous(memory_format=torch.channels_last) == fast
@@ -71,37 +82,82 @@ def test_a_ratio_is_taken_within_a_round():
         for row, times, g in (("Grad L2L", (2.0, 6.0, 9.0), 8), ("PGM Net", (4.0, 6.0, 90.0), 32))
         for i, s in enumerate(times)
     ]
-    pair = ("Grad L2L", "float32", "PGM Net", "float32")
-    (found,) = bench.ratios(pd.DataFrame(rows), [pair]).to_dict("records")
-    assert (found["ratio"], found["low"], found["high"]) == (0.5, 0.1, 1.0)
+    pair = next(p for p in bench.PUBLISHED if (p.row, p.over) == ("Grad L2L", "PGM Net"))
+    other = replace(pair, target="≥ 0.5", published=None)
+    found, aim = bench.ratios(pd.DataFrame(rows), [pair, other]).to_dict("records")
+    assert (found["ratio"], found["low"], found["high"], found["rounds"]) == (0.5, 0.1, 1.0, 3)
     assert found["flop_ratio"] == 0.25 and found["published"] == pytest.approx(0.47, abs=0.002)
+    assert (found["target"], found["met"], aim["met"]) == ("≤ 0.30", False, True)
     table = bench.summary(pd.DataFrame(rows), {"float32": 16.0}, batch_size=500)
     grad = table.set_index("row").loc["Grad L2L"]
-    assert (grad.seconds, grad.low, grad.high) == (6, 2, 9)
+    assert (grad.seconds, grad.low, grad.high, grad.rounds) == (6, 2, 9, 3)
     assert grad.epoch_minutes == 6 * 100 / 60
     assert grad.gflop_per_second == 8 / 6 and grad.share_of_limit == 8 / 6 / 16
 
 
-def test_the_command_prints_and_saves_all_tables(tmp_path, monkeypatch, capsys):
-    def measured(tasks, device, repeats, on_progress):
-        return pd.DataFrame(
-            task.names | {"round": i, "seconds": 1.0, "gflop": 2.0, "peak_mb": 7.0}
-            for task in tasks for i in range(repeats)
-        )  # fmt: skip
+def test_the_ratios_of_the_paper_are_those_of_its_table_3():
+    assert {(p.row, p.over): round(p.published, 2) for p in bench.PUBLISHED} == {
+        ("Grad L2L", "PGM Net"): 0.47, ("2-Step L2L", "PGM Net"): 0.61,
+        ("Grad L2L", "Plain Net"): 5.80,
+    }  # fmt: skip
 
-    monkeypatch.setattr(bench, "measure", measured)
-    options = ["--classifier", "wrn-10-1", "--batch", "2", "--repeats", "2"]
-    assert main(["bench", *options, "--device", "cpu", "--output", str(tmp_path), "--json"]) == 0
+
+def pretend(stop=None):
+    """In place of `bench.measure`: every step takes a second; interrupted after `stop` rounds."""
+
+    def measure(tasks, device, rounds, on_progress):
+        for done in range(1, rounds + 1):
+            on_progress("round")
+            yield pd.DataFrame(
+                task.names | {"round": i, "seconds": 1.0, "gflop": 2.0, "peak_mb": 7.0}
+                for task in tasks for i in range(done)
+            )  # fmt: skip
+            if done == stop:
+                raise KeyboardInterrupt
+
+    return measure
+
+
+OPTIONS = ["--classifier", "wrn-10-1", "--batch", "2", "--rounds", "3", "--device", "cpu"]
+
+
+def test_the_command_prints_and_saves_all_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "measure", pretend())
+    assert main(["bench", *OPTIONS, "--output", str(tmp_path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     saved = json.loads((tmp_path / "results" / "bench.json").read_text())
     assert {row["table"] for row in printed} == set(saved["tables"])
     assert sum(map(len, saved["tables"].values())) == len(printed)
     assert {r["peak_mb"] for r in saved["tables"]["training"]} == {7.0}
-    assert {"FGSM", "PGM-20"} < {row["row"] for row in saved["tables"]["attacks"]}
+    assert all(r["rounds"] == 3 for rows in saved["tables"].values() for r in rows)
+    assert [r["row"] for r in saved["tables"]["attacks"]] == list(bench.ATTACKS)
     assert saved["machine"]["device"].startswith("cpu, ")
 
 
-@pytest.mark.parametrize("option", ["--batch", "--repeats", "--threads"])
+def test_what_is_interrupted_keeps_the_rounds_that_were_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "measure", pretend(stop=2))
+    assert main(["bench", *OPTIONS, "--output", str(tmp_path)]) == 130
+    path = tmp_path / "results" / "bench.json"
+    assert str(path) in capsys.readouterr().err
+    tables = json.loads(path.read_text())["tables"]
+    assert set(tables) == {"training", "ratios"}
+    assert {r["rounds"] for r in tables["training"]} == {2}
+
+
+def test_the_progress_names_every_step_and_ends_at_the_whole(tmp_path, monkeypatch):
+    steps = bench.steps
+    monkeypatch.setattr(bench, "ROWS", bench.PAPER_ROWS)
+    monkeypatch.setattr(bench, "steps", lambda names, *_, **__: steps(names, "wrn-10-1", 2))
+    monkeypatch.setattr(bench, "TO_REFERENCE", bench.PUBLISHED)
+    told = []
+    store = Store("smoke", device="cpu", output=tmp_path)
+    bench.run(store, "wrn-10-1", 2, 1, lambda *what: told.append(what))
+    assert sum(share for _, share in told) == pytest.approx(1)
+    assert told[0][0] == "arithmetic limit"
+    assert "wrn-10-1, round 1 of 1: 2-Step L2L, bfloat16" in [what for what, _ in told]
+
+
+@pytest.mark.parametrize("option", ["--batch", "--rounds", "--threads"])
 def test_what_is_not_positive_is_refused(option, capsys):
     assert main(["bench", option, "-1"]) == 2
     assert "must be a positive number, not -1" in capsys.readouterr().err
