@@ -6,7 +6,7 @@ reference is the authors' procedure: passes of its own for each player (`update=
 float32, contiguous images, torch's own PReLU. FLOPs stand beside the seconds, and the arithmetic
 limit is what one large product or convolution reaches here in the same precision.
 
-The default takes about seven minutes on two CPU cores. results/bench.json is written again after
+The default takes about five minutes on two CPU cores. results/bench.json is written again after
 every round, so that a run that is stopped keeps all rounds that were over.
 """
 
