@@ -176,7 +176,7 @@ def long_recipe(environment: str, method: str):
     return replace(setting, hidden=(16, 8), iterations=LONG)
 
 
-def long_run(output: str, environment: str, method: str, seed: int) -> dict:
+def long_run(output: str | None, environment: str, method: str, seed: int) -> dict:
     import l2lkit
     from l2lkit import gail
 
@@ -190,7 +190,7 @@ def long_run(output: str, environment: str, method: str, seed: int) -> dict:
     }  # fmt: skip
 
 
-def long(output: str, workers: int) -> dict:
+def long(output: str | None, workers: int) -> dict:
     """Does GAIL drop after long training, and does L2L GAIL not? All methods and environments over
     fresh seeds; goes on where it was stopped, since the games are kept under `output`."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--controls", action="store_true")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--workers", type=int, default=2, help="processes, for --long")
-    parser.add_argument("--output", default="runs-long", help="where --long keeps its games")
+    parser.add_argument("--output", help="where --long keeps its games (default: the project)")
     parser.add_argument("--imitation", metavar="DEMONSTRATIONS.npz")
     args = parser.parse_args()
     import torch

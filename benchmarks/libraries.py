@@ -9,7 +9,7 @@ definitions of success: the final iterate decides (the papers', and both librari
 does (`evaluation.survives`, which leaves an image alone once it is fooled). Every row is kept under
 --output when it is done, and the same command goes on where it stopped; at the end the table is
 printed and written with its provenance to results/recorded/libraries.json. 1,000 images take about
-a quarter of an hour of one core.
+ten minutes of one core.
 
 CW is timed for the batch against a loop over its images. On a CPU that gains 3 to 4 times at most,
 not 20: the loop makes the same passes, and one image's pass forward and back through this
