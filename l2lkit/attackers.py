@@ -88,7 +88,7 @@ def stem(cin: int, cout: int, stride: int = 1) -> list[nn.Module]:
     return [
         nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(cout, eps=1e-3),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     ]
 
 

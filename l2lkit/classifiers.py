@@ -47,9 +47,9 @@ class PreActivationBlock(nn.Module):
         self.shortcut = None if same else nn.Conv2d(cin, cout, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.bn1(x))
+        h = F.relu(self.bn1(x), inplace=True)
         skip = x if self.shortcut is None else self.shortcut(h)
-        return skip + self.conv2(F.relu(self.bn2(self.conv1(h))))
+        return skip + self.conv2(F.relu(self.bn2(self.conv1(h)), inplace=True))
 
 
 class WideResNet(nn.Module):
@@ -76,7 +76,7 @@ class WideResNet(nn.Module):
                 stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(PreActivationBlock(cin, cout, stride))
                 cin = cout
-        self.features = nn.Sequential(*layers, nn.BatchNorm2d(cin), nn.ReLU())
+        self.features = nn.Sequential(*layers, nn.BatchNorm2d(cin), nn.ReLU(inplace=True))
         self.linear = nn.Linear(cin, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -114,7 +114,8 @@ class BasicBlock(nn.Module):
             skip = F.pad(
                 x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.grow)
             )
-        return F.relu(skip + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        h = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(skip + self.bn2(self.conv2(h)), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -125,7 +126,7 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         layers: list[nn.Module] = [
-            conv3x3(channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU()
+            conv3x3(channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         ]  # fmt: skip
         cin = widths[0]
         for stage, cout in enumerate(widths):

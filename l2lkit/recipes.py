@@ -41,18 +41,16 @@ class Optimiser:
             raise InputError(f"Unknown optimiser '{self.kind}': choose sgd, adam or sign.")
 
     def build(self, parameters: Iterable[nn.Parameter], ascend: bool) -> torch.optim.Optimizer:
+        """torch's optimiser over the parameters, all of them in one kernel a step."""
+        common: dict[str, Any] = {"lr": self.lr, "maximize": ascend, "fused": True}
         if self.kind == "sign":  # Adam with no memory divides each gradient by its magnitude
-            return torch.optim.Adam(
-                parameters, self.lr, betas=(0.0, 0.0), eps=1e-30, maximize=ascend
-            )
+            return torch.optim.Adam(parameters, betas=(0.0, 0.0), eps=1e-30, **common)
+        common["weight_decay"] = self.weight_decay
         if self.kind == "adam":
-            return torch.optim.Adam(
-                parameters, self.lr, self.betas, weight_decay=self.weight_decay, maximize=ascend
-            )
+            return torch.optim.Adam(parameters, betas=self.betas, **common)
         return torch.optim.SGD(
-            parameters, self.lr, self.momentum, weight_decay=self.weight_decay,
-            nesterov=self.nesterov, maximize=ascend,
-        )  # fmt: skip
+            parameters, momentum=self.momentum, nesterov=self.nesterov, **common
+        )
 
     def lr_at(self, epoch: int, epochs: int) -> float:
         """The learning rate of epoch 0, 1, …, epochs − 1."""

@@ -46,11 +46,15 @@ def test_the_flops_of_a_plain_step_by_hand():
     assert frame.gflop[0] == pytest.approx(2 * (5 * forward - first) / 1e9, rel=1e-9)
 
 
-def test_the_reference_is_alternating_float32_contiguous_and_has_torchs_prelu():
+def test_the_references_are_alternating_float32_contiguous_and_have_torchs_prelu():
     found = bench.steps(bench.ROWS, "wrn-10-1", 2, bench.REFERENCES)
     labels = [(s.names["row"], s.names["precision"]) for s in found]
-    assert len(set(labels)) == len(labels) == 2 * len(bench.ROWS) + 2
-    assert labels[-2:] == [(f"{d} (reference)", "float32") for d in ("Grad L2L", "2-Step L2L")]
+    assert len(set(labels)) == len(labels) == 2 * len(bench.ROWS) + 4
+    assert labels[-4:] == [
+        (f"{defence} ({kind})", "float32")
+        for kind in ("reference", "alternating") for defence in ("Grad L2L", "2-Step L2L")
+    ]  # fmt: skip
+    assert {s.move for s in found[-4:-2]} == {bench.authors_step}
     ours, theirs = (
         step("iclr2020/grad", update=update).prepare(CPU)
         for update in ("simultaneous", "alternating")
@@ -65,6 +69,28 @@ def test_the_reference_is_alternating_float32_contiguous_and_has_torchs_prelu():
         for tensor in (x, weights[1]):
             assert tensor.is_contiguous(memory_format=torch.channels_last) == fast
             assert tensor.is_contiguous() != fast
+
+
+@pytest.mark.parametrize("name", bench.REFERENCES)
+def test_the_authors_step_moves_the_players_as_ours_does_for_twice_the_flops(name):
+    theirs, lean = (
+        bench.Step(replace(step(name).recipe, update="alternating"), move)
+        for move in (bench.authors_step, bench.play)
+    )
+    once_theirs, once_lean = theirs.prepare(CPU), lean.prepare(CPU)
+    for _ in range(2):
+        once_theirs(), once_lean()
+    ended = [once.args[0].state() for once in (once_theirs, once_lean)]
+    started = theirs.prepare(CPU).args[0].state()
+    for part in ("f", "g"):
+        for key, value in ended[0][part].items():
+            torch.testing.assert_close(value, ended[1][part][key], rtol=1e-3, atol=1e-5)
+        assert any((ended[0][part][k] != started[part][k]).any() for k in started[part])
+    fast, reference, least = (
+        found.gflop[0] for found in (once(step(name)), once(theirs), once(lean))
+    )
+    assert reference == pytest.approx(2 * fast, rel=1e-9)
+    assert fast < least < reference
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
