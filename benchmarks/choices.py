@@ -8,7 +8,8 @@ trains Grad and 2-Step L2L with this project's step (both players from one pass,
 the authors' procedure (in turns, float32), for equally many epochs: is the fast step as robust?
 Either measures PGM-20, PGM-100 and CW on the same images, prints a table and writes it with its
 provenance to results/recorded/<choices or fast_step>-<dataset>.json. Models and measurements are
-kept under --output, and the same command goes on where it stopped.
+kept under --output, and the same command goes on where it stopped. What a step costs is for
+`python -m l2lkit bench`: here models train side by side.
 """
 
 import argparse
@@ -64,10 +65,9 @@ def measure(parameters: dict, question: str, images: int, name: str, seed: int) 
     model = store.model(QUESTIONS[question][0](store)[name], seed)
     attacks = {a: b for a, b in white_box_attacks(store).items() if a in ("Clean", *WORST)}
     right = store.correct(model, attacks, images)
-    seconds = model.log.seconds.sum()
     return [
         {"defence": name, "seed": seed, "status": model.status, "attack": attack,
-         "accuracy": r.mean(), "seconds": seconds}
+         "accuracy": r.mean()}
         for attack, r in right.items()
     ]  # fmt: skip
 
@@ -112,13 +112,12 @@ def main() -> None:
     rows = [row for part in parts for row in part]
     frame = pd.DataFrame(rows)
     table = summary(frame, ["Clean", *WORST])
-    table["training seconds"] = frame.groupby("defence", sort=False).seconds.mean().round(0)
-    table = pd.concat([table, differences(frame)])
-    print(table.fillna("").to_string())
+    table = pd.concat([table, differences(frame)]).fillna("")
+    print(table.to_string())
     caption = "Accuracy in %, mean ± deviation. " + store.caption(images=images)
     write_json(
         ROOT / "results" / "recorded" / f"{args.question}-{args.dataset}.json",
-        {"caption": caption, "table": table.fillna("").reset_index().to_dict("records"),
+        {"caption": caption, "table": table.reset_index().to_dict("records"),
          "rows": rows, "provenance": store.provenance()},
     )  # fmt: skip
 

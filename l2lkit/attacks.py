@@ -20,7 +20,7 @@ import logging
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -80,10 +80,18 @@ def project(delta: Tensor, images: Tensor, epsilon: float) -> Tensor:
 def input_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """∇ₓ ℓ(f(x), y), each image's own cross-entropy gradient (N, C, H, W), detached. `labels` are
     classes (N,) or probabilities (N, classes)."""
+    return gradient_and_logits(classifier, images, labels)[0]
+
+
+def gradient_and_logits(
+    classifier: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`input_gradient` and the logits (N, classes) of the same pass, detached."""
     with torch.enable_grad():
         x = images.detach().requires_grad_()
-        loss = F.cross_entropy(classifier(x), labels, reduction="sum")
-        return torch.autograd.grad(loss, x)[0]
+        logits = classifier(x)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return torch.autograd.grad(loss, x)[0], logits.detach()
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -173,28 +181,34 @@ class PGM:
     def label(self) -> str:
         return f"PGM-{self.steps}"
 
-    def iterates(
+    def begin(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
-    ) -> Generator[Tensor, Tensor | None, None]:
-        """Yield δ¹, …, δᵀ. The iterates of T steps are the first T of any longer run. A boolean
-        mask (N,) sent to the generator leaves the other images out from then on."""
+    ) -> tuple[Tensor, Tensor]:
+        """δ⁰, and the targets of the loss: classes (N,) or probabilities (N, classes)."""
         check_batch(images, labels)
         delta = torch.zeros_like(images)
         if self.start == "uniform":
             delta = project(uniform(images, self.epsilon, generators), images, self.epsilon)
         elif self.start == "gaussian":
             delta = project(gaussian(images, 0.001, generators), images, self.epsilon)
-        targets = labels
-        if self.against == "prediction":
-            # Cross-entropy against probabilities is the KL up to a constant.
-            with torch.no_grad():
-                targets = classifier(images).softmax(1)
+        if self.against == "labels":
+            return delta, labels
+        # Cross-entropy against probabilities is the KL up to a constant.
+        with torch.no_grad():
+            return delta, classifier(images).softmax(1)
+
+    def step(self, delta: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
+        """δ after one step along the gradient at x + δ."""
+        return project(delta + self.step_size * gradient.sign(), images, self.epsilon)
+
+    def iterates(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
+    ) -> Iterator[Tensor]:
+        """Yield δ¹, …, δᵀ. The iterates of T steps are the first T of any longer run."""
+        delta, targets = self.begin(classifier, images, labels, generators)
         for _ in range(self.steps):
-            gradient = input_gradient(classifier, images + delta, targets)
-            delta = project(delta + self.step_size * gradient.sign(), images, self.epsilon)
-            keep = yield delta
-            if keep is not None:
-                images, targets, delta = images[keep], targets[keep], delta[keep]
+            delta = self.step(delta, input_gradient(classifier, images + delta, targets), images)
+            yield delta
 
     def __call__(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2lkit.attacks import PGM, Attack, check_batch
+from l2lkit.attacks import PGM, Attack, check_batch, gradient_and_logits
 from l2lkit.errors import InputError
 
 BATCH_CPU, BATCH = 50, 500  # what fits a core's cache takes half the time there
@@ -169,25 +169,32 @@ def survives(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Whether the classifier is right on each clean image and on every iterate of PGM (N,). Images
-    leave the attack as soon as they are fooled, which changes no other image's iterates."""
+    """Whether the classifier is right on each clean image, at the start of PGM and on every
+    iterate (N,). Images leave the attack as soon as they are fooled, which changes no other
+    image's iterates; who is fooled is told by the passes that give the gradients."""
     right = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     first = 0
     with evaluating(classifier), torch.no_grad():
         for x, y, rng in _batches(attack, images, labels, seed, batch_size):
             left = torch.arange(first, first + len(x), device=x.device)
             first += len(x)
-            keep = classifier(x).argmax(1) == y
-            rng = [g for g, kept in zip(rng, keep.tolist(), strict=True) if kept]
-            x, y, left = x[keep], y[keep], left[keep]
-            run, keep = attack.iterates(classifier, x, y, rng), None
-            for _ in range(attack.steps if len(left) else 0):
-                delta = run.send(keep)
-                keep = classifier(x + delta).argmax(1) == y
+            if attack.start != "zero":
+                keep = classifier(x).argmax(1) == y
+                rng = [g for g, kept in zip(rng, keep.tolist(), strict=True) if kept]
                 x, y, left = x[keep], y[keep], left[keep]
+            if not len(left):
+                continue
+            delta, targets = attack.begin(classifier, x, y, rng)
+            for _ in range(attack.steps):
                 if not len(left):
                     break
-            right[left] = True
+                gradient, logits = gradient_and_logits(classifier, x + delta, targets)
+                keep = logits.argmax(1) == y
+                x, y, left = x[keep], y[keep], left[keep]
+                targets, delta, gradient = targets[keep], delta[keep], gradient[keep]
+                delta = attack.step(delta, gradient, x)
+            if len(left):
+                right[left[classifier(x + delta).argmax(1) == y]] = True
     return right
 
 

@@ -93,10 +93,20 @@ def test_an_image_survives_if_no_iterate_of_the_whole_run_fools(start, against):
     pgm = PGM(epsilon=0.03, steps=8, step_size=0.01, start=start, against=against)
     f = classifier()
     whole = trajectory(f, pgm, x, y, seed=3)
-    every = whole.correct.all(0)
+    rng = [torch.Generator().manual_seed(3 * 1_000_003 + i) for i in range(len(x))]
+    at_start = f.eval()(x + pgm.begin(f, x, y, rng)[0]).argmax(1) == y
+    every = whole.correct.all(0) & at_start
     assert 0 < every.sum() < len(x) - 8 and not whole.correct.all(1).any()
     for size in (7, 40):
         assert torch.equal(survives(f, pgm, x, y, seed=3, batch_size=size), every)
+
+
+@pytest.mark.parametrize("start", ["uniform", "zero"])
+def test_where_every_answer_is_wrong_nothing_is_left_to_attack(start):
+    x, y = images()
+    f = classifier()
+    wrong = (f.eval()(x).argmax(1) + 1) % 3
+    assert not survives(f, PGM(start=start, against="prediction"), x, wrong).any()
 
 
 def test_images_that_are_fooled_cost_no_more_passes():
