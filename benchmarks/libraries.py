@@ -6,10 +6,12 @@ Each library is installed in an environment of its own, made by uv beside this o
 torch of this environment, so that all run the same kernels. The models are PGM Net and Plain Net
 of the profile `quick`. PGM starts at the image, so that no random number differs, and there are two
 definitions of success: the final iterate decides (the papers', and both libraries'), or any iterate
-does (`evaluation.survives`, which leaves an image alone once it is fooled). Every row is kept under
---output when it is done, and the same command goes on where it stopped; at the end the table is
-printed and written with its provenance to results/recorded/libraries.json. 1,000 images take about
-ten minutes of one core.
+does (`evaluation.survives`, which leaves an image alone once it is fooled). All take turns, batch
+after batch of 50, one thread each; "times ours" is the median over batches of their seconds over
+those of our final iterate, "other verdicts" counts the images judged otherwise. What is done is
+kept under --output, and the same command goes on where it stopped; at the end the table is printed
+and written with its provenance to results/recorded/libraries.json. 1,000 images take about ten
+minutes of one core.
 
 CW is timed for the batch against a loop over its images. On a CPU that gains 3 to 4 times at most,
 not 20: the loop makes the same passes, and one image's pass forward and back through this
@@ -27,11 +29,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from operator import ne, truediv
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from l2lkit import Store, evaluation
 from l2lkit.attacks import CW, PGM, Attack, CWTanh
@@ -46,6 +52,7 @@ LIBRARIES = {
 MODELS = ("pgm", "plain")
 STEPS = (20, 100)
 BATCH = 50
+Verdict = Callable[[Tensor, Tensor], Tensor]  # of images and labels: is the model right on each?
 
 
 def environment(library: str, where: Path) -> Path:
@@ -63,98 +70,138 @@ def environment(library: str, where: Path) -> Path:
     return python
 
 
-def row(
-    store: Store, by: str, model: Model, attack: str, success: str, images: int,
-    attacked: Callable[[], torch.Tensor],
-) -> dict:  # fmt: skip
-    """Seconds and robust accuracy of `attacked`, which says of each image whether the model is
-    right; kept in the store."""
+class Library:
+    """A library, or this project, at work in a process of its own: batches go in, seconds and
+    verdicts come out."""
 
-    def compute() -> dict:
-        began = time.perf_counter()
-        right = attacked()
-        seconds = time.perf_counter() - began
-        return {"seconds": seconds, "robust": right.float().mean().item()}
+    def __init__(self, name: str, python: Path, output: str):
+        command = [os.fspath(python), __file__, "--library", name, "--output", output]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.by = self.ask(None)
 
-    print(f"{by}: {attack} on {model.defence}, {success}", file=sys.stderr, flush=True)
-    found = store.measured("libraries", [by, model.id, attack, success, images], compute)
-    return {"by": by, "model": model.defence, "attack": attack, "success": success,
-            "images": images} | found  # fmt: skip
+    def ask(self, question: object) -> Any:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit("A library's process ended: its message stands above.")
+        return json.loads(answer)
 
-
-def theirs(library: str, output: str, images: int) -> list[dict]:
-    """In the library's environment: PGM on every model."""
-    store, rows = Store("quick", output=output, device="cpu"), []
-    x, y = store.images(images)
-    by = f"{library} {version(library)}"
-    for name in MODELS:
-        model = store.model(name, 0)
-        f = model.classifier.eval()
-        for steps in STEPS:
-            if library == "foolbox":
-                import foolbox
-
-                bounded = foolbox.PyTorchModel(f, bounds=(0, 1), device="cpu")
-                pgd = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=steps, random_start=False)
-                attack = partial(_foolbox, pgd, bounded)
-            else:
-                import torchattacks
-
-                attack = torchattacks.PGD(
-                    f, eps=EPSILON, alpha=STEP, steps=steps, random_start=False
-                )
-            attacked = partial(_right, f, attack, x, y)
-            rows.append(row(store, by, model, f"PGM-{steps}", "final iterate", images, attacked))
-    return rows
+    def attack(
+        self, name: str, steps: int, success: str, first: int, end: int
+    ) -> tuple[float, list[int]]:
+        return tuple(self.ask([name, steps, success, first, end]))
 
 
-def _foolbox(pgd, model, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return pgd(model, images, labels, epsilons=EPSILON)[1]
+def serve(library: str, output: str) -> None:
+    """In the library's process: its name and version first, then an answer a question."""
+    store = Store("quick", output=output, device="cpu")
+    torch.set_num_threads(1)
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        question = json.loads(line)
+        if question is None:
+            answer: Any = f"{library} {version(library)}"
+        else:
+            name, steps, success, first, end = question
+            x, y = (t[first:end] for t in store.images(None))
+            answer = timed(_attack(library, store.model(name, 0).classifier, steps, success), x, y)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
-def _right(f: nn.Module, attack: Callable, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    parts = []
-    for a, b in zip(x.split(BATCH), y.split(BATCH), strict=True):
-        attacked = attack(a, b)
-        with torch.no_grad():
-            parts.append(f(attacked).argmax(1) == b)
-    return torch.cat(parts)
+def _attack(library: str, f: nn.Module, steps: int, success: str) -> Verdict:
+    f.eval()
+    if library == "l2lkit":
+        pgm = PGM(epsilon=EPSILON, steps=steps, step_size=STEP, start="zero")
+        if success == "any iterate":
+            return partial(evaluation.survives, f, pgm, batch_size=BATCH)
+        return partial(_correct, f, pgm, size=BATCH)
+    if library == "foolbox":
+        import foolbox
+
+        bounded = foolbox.PyTorchModel(f, bounds=(0, 1), device="cpu")
+        pgd = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=steps, random_start=False)
+        return partial(_right, f, lambda x, y: pgd(bounded, x, y, epsilons=EPSILON)[1])
+    import torchattacks
+
+    pgd = torchattacks.PGD(f, eps=EPSILON, alpha=STEP, steps=steps, random_start=False)
+    return partial(_right, f, pgd)
 
 
-def ours(output: str, images: int) -> list[dict]:
-    store, rows = Store("quick", output=output, device="cpu"), []
-    x, y = store.images(images)
-    for name in MODELS:
-        model = store.model(name, 0)
-        f = model.classifier
-        for steps in STEPS:
-            pgm = PGM(epsilon=EPSILON, steps=steps, step_size=STEP, start="zero")
-            ways = {
-                "final iterate": partial(_correct, f, pgm, x, y, BATCH),
-                "any iterate": partial(evaluation.survives, f, pgm, x, y, batch_size=BATCH),
-            }
-            for success, attacked in ways.items():
-                rows.append(row(store, "l2lkit", model, f"PGM-{steps}", success, images, attacked))
-    return rows
+def _right(f: nn.Module, attack: Callable, x: Tensor, y: Tensor) -> Tensor:
+    attacked = attack(x, y)
+    with torch.no_grad():
+        return f(attacked).argmax(1) == y
 
 
-def _correct(
-    f: nn.Module, attack: Attack, x: torch.Tensor, y: torch.Tensor, size: int
-) -> torch.Tensor:
+def timed(attacked: Verdict, x: Tensor, y: Tensor) -> tuple[float, list[int]]:
+    """Seconds, and whether the model is right on each image."""
+    began = time.perf_counter()
+    right = attacked(x, y)
+    return time.perf_counter() - began, right.int().tolist()
+
+
+def in_turn(
+    store: Store, libraries: list[Library], model: Model, name: str, steps: int, images: int
+) -> list[dict]:
+    """PGM of that many steps by everyone, batch after batch, so that all meet the same machine."""
+    images = len(store.images(images)[0])
+    ways = {
+        (library.by, success): partial(library.attack, name, steps, success)
+        for success in ("final iterate", "any iterate") for library in libraries
+        if success == "final iterate" or library is libraries[0]
+    }  # fmt: skip
+
+    def compute() -> list[dict]:
+        seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+        right: dict[tuple[str, str], list[int]] = {way: [] for way in ways}
+        for once in ways.values():
+            once(0, 2)  # the first call loads the model
+        what = f"PGM-{steps} on {model.defence}"
+        for first in tqdm(range(0, images, BATCH), desc=what, disable=None):
+            for way, once in ways.items():
+                took, verdicts = once(first, min(first + BATCH, images))
+                seconds[way].append(took)
+                right[way] += verdicts
+        ours = libraries[0].by, "final iterate"
+        return [
+            {"by": by, "model": model.defence, "attack": f"PGM-{steps}", "success": success,
+             "images": images, "seconds": sum(seconds[by, success]),
+             "robust": sum(right[by, success]) / images,
+             "times ours": median(map(truediv, seconds[by, success], seconds[ours])),
+             "other verdicts": sum(map(ne, right[by, success], right[ours]))}
+            for by, success in ways
+        ]  # fmt: skip
+
+    known = [library.by for library in libraries]
+    return store.measured("libraries", [known, model.id, steps, images, BATCH], compute)
+
+
+def _correct(f: nn.Module, attack: Attack, x: Tensor, y: Tensor, size: int) -> Tensor:
     return evaluation.correct(f, {"it": attack}, x, y, batch_size=size)["it"]
 
 
-def in_a_loop(output: str, count: int) -> list[dict]:
+def in_a_loop(store: Store, count: int) -> list[dict]:
     """CW over a batch and image by image, the same images."""
-    store, rows = Store("quick", output=output, device="cpu"), []
     x, y = store.images(count)
+    rows = []
     for name in MODELS:
         model = store.model(name, 0)
         for attack in (CW(epsilon=EPSILON), CWTanh(epsilon=EPSILON)):
             for way, size in (("a batch", count), ("one by one", 1)):
-                attacked = partial(_correct, model.classifier, attack, x, y, size)
-                by = f"l2lkit, {way}"
-                rows.append(row(store, by, model, attack.label, "final", count, attacked))
+                once = partial(_correct, model.classifier, attack, size=size)
+                print(f"{attack.label} on {model.defence}, {way}", file=sys.stderr, flush=True)
+                took, right = store.measured(
+                    "libraries", [way, model.id, repr(attack), count], partial(timed, once, x, y)
+                )
+                rows.append(
+                    {"by": f"l2lkit, {way}", "model": model.defence, "attack": attack.label,
+                     "success": "final", "images": count, "seconds": took,
+                     "robust": sum(right) / count}
+                )  # fmt: skip
     return rows
 
 
@@ -162,24 +209,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--output", default=os.fspath(ROOT), help="where the models are, or go")
-    parser.add_argument("--library", choices=LIBRARIES, help=argparse.SUPPRESS)
+    parser.add_argument("--library", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.library:
-        print(json.dumps(theirs(args.library, args.output, args.images)))
+        serve(args.library, args.output)
         return
     store = Store("quick", output=args.output, device="cpu")
-    for name in MODELS:
-        store.model(name, 0)
     rows = []
     with tempfile.TemporaryDirectory() as where:
-        for library in LIBRARIES:
-            python = environment(library, Path(where))
-            command = [python, __file__, "--library", library, "--images", str(args.images),
-                       "--output", args.output]  # fmt: skip
-            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rows += json.loads(found.stdout)
-    rows += ours(args.output, args.images)
-    rows += in_a_loop(args.output, min(BATCH, args.images))
+        pythons = {"l2lkit": Path(sys.executable)}
+        pythons |= {name: environment(name, Path(where)) for name in LIBRARIES}
+        models = {name: store.model(name, 0) for name in MODELS}
+        libraries = [Library(name, python, args.output) for name, python in pythons.items()]
+        for name, model in models.items():
+            for steps in STEPS:
+                rows += in_turn(store, libraries, model, name, steps, args.images)
+        for library in libraries:
+            library.process.kill()
+    with store.threads():
+        rows += in_a_loop(store, min(BATCH, args.images))
     table = pd.DataFrame(rows)
     print(table.round(3).to_string(index=False))
     write_json(

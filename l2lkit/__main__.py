@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
                        help="where NAME.npz goes (default: over those that come with l2lkit)")
 
     timed = commands.add_parser("bench", help="time, FLOPs and memory of a training step of each "
-                                "defence and of each attack on this machine; about five minutes "
+                                "defence and of each attack on this machine; about six minutes "
                                 "on two cores; results/bench.json is written after every round")
     timed.add_argument("--classifier", default="wrn-34-2", metavar="NAME",
                        help="as wrn-34-2 (default), resnet-18, …")  # fmt: skip
@@ -216,7 +216,8 @@ def _bench(args: argparse.Namespace) -> int:
         return 0
     print(f"{args.classifier}, batches of {args.batch}, {store.machine()['device']}; {path}")
     for name, table in found.items():
-        print(f"\n{name}\n{table.round(3).to_string(index=False)}")
+        shown = table.round(3).astype(object).where(table.notna(), "")
+        print(f"\n{name}\n{shown.to_string(index=False)}")
     return 0
 
 

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from l2lkit.store import Store
 
@@ -48,22 +47,30 @@ def test_differences_are_paired_by_seed_and_leave_out_what_failed():
     assert choices.differences(frame[frame.defence == "Grad L2L"]).empty
 
 
-def test_a_row_of_the_libraries_is_measured_once(tmp_path, colours):
+def test_libraries_take_turns_batch_by_batch_and_are_measured_once(tmp_path):
     store = Store("smoke", device="cpu", output=tmp_path)
-    store.data = colours
-    calls = []
+    asked = []
+
+    class Pretended:
+        def __init__(self, by, seconds, wrong):
+            self.by, self.seconds, self.wrong = by, seconds, wrong
+
+        def attack(self, name, steps, success, first, end):
+            asked.append((self.by, success, first, end))
+            right = [int(i != self.wrong) for i in range(first, end)]
+            return self.seconds * (2 if first else 1), right
 
     class Model:
         id, defence = "a-model", "A Net"
 
-    def attacked():
-        calls.append(1)
-        return torch.tensor([True, False, True, True])
-
-    first, again = (
-        libraries.row(store, "somebody", Model, "PGM-20", "final iterate", 4, attacked)
-        for _ in range(2)
-    )
-    assert first == again and len(calls) == 1 and first["robust"] == 0.75
-    other = libraries.row(store, "somebody", Model, "PGM-100", "final iterate", 4, attacked)
-    assert len(calls) == 2 and other["attack"] == "PGM-100"
+    both = [Pretended("ours 1", 2.0, 7), Pretended("theirs 2", 3.0, 55)]
+    rows, again = (libraries.in_turn(store, both, Model, "a", 20, 60) for _ in range(2))
+    assert rows == again
+    ways = [("ours 1", "final iterate"), ("theirs 2", "final iterate"), ("ours 1", "any iterate")]
+    parts = [(0, 2), (0, 50), (50, 60)]  # the first for loading the model, not counted
+    assert asked == [(*way, *part) for part in parts for way in ways]
+    assert [(r["by"], r["success"]) for r in rows] == ways
+    assert [r["seconds"] for r in rows] == [6.0, 9.0, 6.0]
+    assert [r["times ours"] for r in rows] == [1.0, 1.5, 1.0]
+    assert [r["other verdicts"] for r in rows] == [0, 2, 0]
+    assert {r["robust"] for r in rows} == {59 / 60}
