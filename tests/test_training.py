@@ -266,6 +266,37 @@ def test_a_trades_step_by_hand(colours):
     same(game.classifier.parameters(), theta)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam", "sign"])
+def test_three_steps_of_every_optimiser_by_hand(kind, layout):
+    """Also where the gradient comes in another layout than the weight's."""
+    rng = torch.Generator().manual_seed(0)
+    start, *given = (torch.randn(4, 3, 3, 3, generator=rng, dtype=torch.float64) for _ in range(4))
+    setting = {
+        "sgd": Optimiser(lr=0.1, weight_decay=0.2),
+        "nesterov": Optimiser(lr=0.1, weight_decay=0.2, nesterov=True),
+        "adam": Optimiser(kind="adam", lr=0.1, betas=(0.5, 0.8), weight_decay=0.2),
+        "sign": Optimiser(kind="sign", lr=0.1),
+    }[kind]
+    weight = nn.Parameter(start.clone(memory_format=layout))
+    optimiser = setting.build([weight], ascend=False)
+    w, m, v = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    for t, gradient in enumerate(given, 1):
+        optimiser.zero_grad()
+        (weight * gradient).sum().backward()
+        optimiser.step()
+        g = gradient + 0.2 * w
+        if kind == "sign":
+            w = w - 0.1 * gradient.sign()
+        elif kind == "adam":
+            m, v = 0.5 * m + 0.5 * g, 0.8 * v + 0.2 * g**2
+            w = w - 0.1 * (m / (1 - 0.5**t)) / ((v / (1 - 0.8**t)).sqrt() + 1e-8)
+        else:
+            m = 0.9 * m + g
+            w = w - 0.1 * (g + 0.9 * m if kind == "nesterov" else m)
+        torch.testing.assert_close(weight.detach(), w)
+
+
 def test_momentum_and_decay_pull_an_ascending_player_too():
     """Weight decay shrinks φ while the gradient of the loss is climbed."""
     for kind in ("sgd", "adam"):
