@@ -190,7 +190,7 @@ def _bench(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from l2lkit import bench
+    from l2lkit import bench, published
     from l2lkit.attacks import check_positive
     from l2lkit.store import Store
 
@@ -216,8 +216,7 @@ def _bench(args: argparse.Namespace) -> int:
         return 0
     print(f"{args.classifier}, batches of {args.batch}, {store.machine()['device']}; {path}")
     for name, table in found.items():
-        shown = table.round(3).astype(object).where(table.notna(), "")
-        print(f"\n{name}\n{shown.to_string(index=False)}")
+        print(f"\n{name}\n{published.text(table)}")
     return 0
 
 

@@ -91,10 +91,9 @@ PUBLISHED = [
 
 
 def authors_step(players: Players, x: Tensor, y: Tensor) -> None:
-    """One iteration as the authors' code runs it:
-    in each player's turn the gradient goes back through both networks, though one of them moves.
-    The players end where `play` with update="alternating" takes them, for twice the FLOPs of
-    update="simultaneous"."""
+    """One iteration as the authors' code runs it: in each player's turn the gradient goes back
+    through both networks, though one of them moves. The players end where `play` with
+    update="alternating" takes them, for twice the FLOPs of update="simultaneous"."""
     f, g = players.classifier, players.attack
     assert isinstance(g, nn.Module)
     for turn, moves, waits in (("classifier", f, g), ("attacker", g, f)):

@@ -17,6 +17,7 @@ A cell that the paper leaves empty has no row. Tables 4 to 6 of ICLR 2020 repeat
 numbers, made with v2's networks and ε. ICLR 2020's PGM-20 in Table 8 is mostly v2's PGM-10.
 """
 
+import math
 from functools import cache
 from importlib.resources import files
 
@@ -96,4 +97,4 @@ def answers() -> pd.DataFrame:
 
 def text(frame: pd.DataFrame) -> str:
     """The rows as a plain table with at most three decimals, empty where there is nothing."""
-    return frame.round(3).to_string(index=False, na_rep="")
+    return frame.round(3).fillna(math.nan).to_string(index=False, na_rep="")  # None too
