@@ -38,6 +38,7 @@ def choices(store: Store) -> dict[str, Recipe]:
         "gradient: batch-max (authors' code)": replace(
             grad, attack=replace(attack, gradient="batch-max")
         ),
+        "gradient: as it is (ICLR 2020)": replace(grad, attack=replace(attack, gradient="none")),
         "update: alternating (authors' code)": replace(grad, update="alternating"),
         "attacker rate 0.001 (ICLR 2020)": replace(grad, attack=slow),
         "twice the epochs": replace(grad, epochs=2 * grad.epochs),
