@@ -6,7 +6,7 @@ reference is the authors' procedure as their code runs it: a turn with passes of
 player, every gradient of every turn, float32, contiguous images, torch's own PReLU. "Alternating"
 are the same turns, images and PReLU without the gradients that nobody uses. FLOPs stand beside the
 seconds, and the arithmetic limit is what one large product or convolution reaches here in the same
-precision.
+precision. Where the device has no arithmetic in bfloat16, float32 stands alone.
 
 The default takes about six minutes on two CPU cores. results/bench.json is written again after
 every round, so that a run that is stopped keeps all rounds that were over.
@@ -34,7 +34,7 @@ from l2lkit.attacks import FGSM, PGM, Attack
 from l2lkit.data import Dataset
 from l2lkit.evaluation import evaluating
 from l2lkit.recipes import Recipe, recipe
-from l2lkit.store import Store, keep_memory, write_json
+from l2lkit.store import Store, has_bfloat16, keep_memory, write_json
 from l2lkit.training import Players, play
 
 ROWS = (
@@ -159,15 +159,16 @@ def noise(recipe: Recipe, device: torch.device) -> tuple[Players, Tensor, Tensor
 
 
 def steps(
-    names: Sequence[str], classifier: str, batch_size: int, references: Sequence[str] = ()
-) -> list[Step]:
+    names: Sequence[str], classifier: str, batch_size: int, references: Sequence[str] = (),
+    precisions: Sequence[str] = PRECISIONS,
+) -> list[Step]:  # fmt: skip
     """A step of every named recipe in every precision, and those of the references, as the authors
     run them and without the gradients that nobody uses, on that classifier."""
 
     def at(name: str) -> Recipe:
         return replace(recipe(name), classifier=classifier, batch_size=batch_size)
 
-    found = [Step(replace(at(name), precision=p)) for p in PRECISIONS for name in names]
+    found = [Step(replace(at(name), precision=p)) for p in precisions for name in names]
     turns = [replace(at(name), update="alternating") for name in references]
     return found + [Step(turn, move) for move in (authors_step, play) for turn in turns]
 
@@ -224,11 +225,13 @@ def seconds(once: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def limits(device: torch.device, rounds: int) -> dict[str, float]:
+def limits(
+    device: torch.device, rounds: int, precisions: Sequence[str] = PRECISIONS
+) -> dict[str, float]:
     """GFLOP/s, precision by precision, of the faster of a product of two matrices 2048×2048 and a
     3×3 convolution of 128 channels, each in its best round: some libraries do one well only."""
     found = {}
-    for precision in PRECISIONS:
+    for precision in precisions:
         kind = {"device": device, "dtype": getattr(torch, precision)}
         a = torch.rand(2048, 2048, **kind)
         x = torch.rand(8, 128, 32, 32, **kind).contiguous(memory_format=torch.channels_last)
@@ -262,13 +265,15 @@ def summary(frame: pd.DataFrame, limit: Mapping[str, float], batch_size: int) ->
 
 
 def ratios(frame: pd.DataFrame, pairs: Sequence[Ratio]) -> pd.DataFrame:
-    """Each ratio within a round: median, low and high, its target and whether the median meets it,
-    the published ratio, and the ratio of the FLOPs."""
+    """Each ratio within a round whose precisions `frame` has: median, low and high, its target and
+    whether the median meets it, the published ratio, and the ratio of the FLOPs."""
     seconds = frame.pivot(index="round", columns=["row", "precision"], values="seconds")
     gflop = frame.groupby(["row", "precision"]).gflop.first()
     rows = []
     for pair in pairs:
         first, second = (pair.row, pair.precision), (pair.over, pair.its_precision)
+        if not {pair.precision, pair.its_precision} <= set(frame.precision):
+            continue
         ratio = seconds[first] / seconds[second]
         rows.append(
             {"row": pair.row, "precision": pair.precision, "over": pair.over,
@@ -349,17 +354,18 @@ def run(
     device = store.device
     if device.type == "cpu":
         keep_memory()
-    tasks = steps(ROWS, classifier, batch_size, REFERENCES)
+    kinds = PRECISIONS if has_bfloat16(device) else PRECISIONS[:1]
+    tasks = steps(ROWS, classifier, batch_size, REFERENCES, kinds)
     # The paper's networks on a batch that a CPU can wait for.
     few = 128 if device.type == "cuda" else 8
-    paper_tasks = steps(PAPER_ROWS, "wrn-34-10", few)
+    paper_tasks = steps(PAPER_ROWS, "wrn-34-10", few, precisions=kinds)
     jobs = 1 + (1 + rounds) * (len(tasks) + len(paper_tasks)) + len(ATTACKS)
 
     def tell(what: str) -> None:
         on_progress(what, 1 / jobs)
 
     tell("arithmetic limit")
-    limit = limits(device, rounds)
+    limit = limits(device, rounds, kinds)
     found: dict[str, pd.DataFrame] = {}
 
     def save(**tables: pd.DataFrame) -> None:

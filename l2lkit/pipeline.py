@@ -54,10 +54,10 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
     notebooks = select(only)
     check_output(store)
     data = store.data
-    workers = store.workers()
+    workers, precision = store.workers(), store.recipe("plain").precision
     print(
         f"{data.title}: {len(data.train_images):,} training and {len(data.test_images):,} test "
-        f"images; profile {store.profile.name} on {store.device}, seeds "
+        f"images; profile {store.profile.name} on {store.device} in {precision}, seeds "
         f"{', '.join(map(str, store.seeds))}, {workers} at a time",
         flush=True,
     )

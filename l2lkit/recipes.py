@@ -402,9 +402,11 @@ def recipe(name: str) -> Recipe:
 class Profile:
     """A scale: how much data, how large the networks, how long, how many seeds. `eval_images` is
     the number of test images in the tables, `curve_images` that in the figures' sweeps, None the
-    whole test set; `random_draws` is the N of random search. `threads` is what one model trains
-    and is measured with on a CPU, None for all: a small network gains next to nothing from a
-    second thread, so a run gives each core a model, and its results do not depend on the cores."""
+    whole test set; `random_draws` is the N of random search. `precision` is what the small ones
+    train in, float32 where the device has no arithmetic in bfloat16 (`Store`). `threads` is what
+    one model trains and is measured with on a CPU, None for all: a small network gains next to
+    nothing from a second thread, so a run gives each core a model, and its results do not depend
+    on the cores."""
 
     name: str
     seeds: int

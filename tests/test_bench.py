@@ -11,7 +11,7 @@ from torch import nn
 
 from l2lkit import bench
 from l2lkit.__main__ import main
-from l2lkit.store import Store
+from l2lkit.store import Store, processor
 
 CPU = torch.device("cpu")
 
@@ -157,7 +157,7 @@ def test_the_command_prints_and_saves_all_tables(tmp_path, monkeypatch, capsys):
     assert {r["peak_mb"] for r in saved["tables"]["training"]} == {7.0}
     assert all(r["rounds"] == 3 for rows in saved["tables"].values() for r in rows)
     assert [r["row"] for r in saved["tables"]["attacks"]] == list(bench.ATTACKS)
-    assert saved["machine"]["device"].startswith("cpu, ")
+    assert saved["machine"]["device"].startswith(f"{processor()}, ")
 
 
 def test_what_is_interrupted_keeps_the_rounds_that_were_over(tmp_path, monkeypatch, capsys):
@@ -170,11 +170,25 @@ def test_what_is_interrupted_keeps_the_rounds_that_were_over(tmp_path, monkeypat
     assert {r["rounds"] for r in tables["training"]} == {2}
 
 
+def test_a_device_without_bfloat16_is_timed_in_float32_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "measure", pretend())
+    monkeypatch.setattr(bench, "has_bfloat16", lambda device: False)
+    assert main(["bench", *OPTIONS, "--output", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["precision"] for row in rows} == {"float32"}
+    assert {row["its_precision"] for row in rows if row["table"] == "ratios"} == {"float32"}
+    pairs = [row["row"] for row in rows if row["table"] == "paper ratios"]
+    assert pairs == ["Grad L2L", "2-Step L2L", "Grad L2L"]
+    saved = json.loads((tmp_path / "results" / "bench.json").read_text())
+    assert set(saved["limit_gflop_per_second"]) == {"float32"}
+
+
 def test_the_progress_names_every_step_and_ends_at_the_whole(tmp_path, monkeypatch):
     steps = bench.steps
     monkeypatch.setattr(bench, "ROWS", bench.PAPER_ROWS)
     monkeypatch.setattr(bench, "steps", lambda names, *_, **__: steps(names, "wrn-10-1", 2))
     monkeypatch.setattr(bench, "TO_REFERENCE", bench.PUBLISHED)
+    monkeypatch.setattr(bench, "has_bfloat16", lambda device: True)
     told = []
     store = Store("smoke", device="cpu", output=tmp_path)
     bench.run(store, "wrn-10-1", 2, 1, lambda *what: told.append(what))

@@ -20,7 +20,8 @@ def load(name):
 choices, libraries = load("choices"), load("libraries")
 
 
-def test_fast_step_changes_update_and_precision_alone():
+def test_fast_step_changes_update_and_precision_alone(monkeypatch):
+    monkeypatch.setattr("l2lkit.store.has_bfloat16", lambda device: True)
     found = choices.fast_step(Store("quick", device="cpu"))
     assert len(found) == 4
     for name in ("Grad L2L", "2-Step L2L"):

@@ -23,7 +23,7 @@ from l2lkit.attacks import PGM
 from l2lkit.classifiers import make_classifier
 from l2lkit.errors import InputError
 from l2lkit.recipes import PROFILES, RECIPES, AdvGAN, Free, Optimiser, Recipe, against, at_scale
-from l2lkit.store import Store, alone
+from l2lkit.store import Store, alone, processor
 from l2lkit.training import train
 
 ROOT = Path(__file__).parents[1]
@@ -183,7 +183,7 @@ def test_torchrun_on_the_command_line(both):
     for name in ("plain", "grad"):
         assert one.finished(name, 0) and two.finished(name, 0)
         a, b = one.model(name), two.model(name)
-        assert a.id == b.id and b.record["device"].startswith("2 × cpu")
+        assert a.id == b.id and b.record["device"].startswith(f"2 × {processor()}")
         alone, shared = untimed(a.log), untimed(b.log)
         if name == "plain":
             pd.testing.assert_frame_equal(alone[:3], shared[:3], check_exact=True)

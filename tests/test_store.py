@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
@@ -24,8 +25,10 @@ from l2lkit.errors import InputError
 from l2lkit.store import (
     Store,
     fingerprint,
+    has_bfloat16,
     load_checkpoint,
     pick_device,
+    processor,
     save_checkpoint,
     write_atomically,
 )
@@ -271,7 +274,7 @@ def test_the_record_says_where_a_model_comes_from(store):
     assert record["seed"] == 3 and record["profile"] == "smoke" and record["seeds"] == [3, 4]
     assert record["dataset"] == one.data.title == "tiny"
     assert record["data_fingerprint"] == one.data.fingerprint
-    assert record["device"].startswith("cpu")
+    assert record["device"] == f"{processor()}, 1 threads"
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or (
         record["versions"]["torch"] == torch.__version__
     )
@@ -281,6 +284,39 @@ def test_the_record_says_where_a_model_comes_from(store):
     assert record["wall_seconds"] == pytest.approx(model.log.seconds.sum())
     assert record["status"] == model.status and record["id"] == model.id
     assert record["finished"].endswith("Z")
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells its flags")
+def test_the_processor_is_the_one_that_the_system_names():
+    told = Path("/proc/cpuinfo").read_text()
+    assert has_bfloat16(torch.device("cpu")) == ("avx512_bf16" in told or "amx_bf16" in told)
+    for name in re.findall("^model name\\s*: (.*)$", told, re.MULTILINE):
+        assert processor().startswith(f"{name} (family ")
+
+
+@pytest.mark.parametrize(
+    ("told", "native"),
+    [({"avx2": True, "avx512_bf16": True}, True), ({"amx_bf16": True}, True),
+     ({"avx2": True, "avx512_f": True, "avx512_bf16": False}, False),
+     ({"neon": True, "bf16": True}, False)],
+)  # fmt: skip
+def test_small_profiles_train_in_bfloat16_where_there_is_arithmetic_for_it(
+    store, monkeypatch, told, native
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+    monkeypatch.setitem(recipes.PROFILES, "smoke", replace(TINY, precision="bfloat16"))
+    one = store()
+    assert one.recipe("grad").precision == ("bfloat16" if native else "float32")
+    assert recipes.PROFILES["smoke"].precision == "bfloat16"
+    # A model of one precision is not taken for one of the other.
+    other = recipes.at_scale(recipes.recipe("iclr2020/grad"), replace(TINY, precision="bfloat16"))
+    assert (one.where(one.recipe("grad"), 0) == one.where(other, 0)) == native
+
+
+def test_a_gpu_has_bfloat16_from_ampere_on(monkeypatch):
+    for capability, native in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert has_bfloat16(torch.device("cuda")) == native
 
 
 def test_progress_adds_up_to_one(store):
