@@ -21,7 +21,7 @@ What to do:
 
 Options of the run:
   --profile NAME     smoke (does it run? 3 minutes), quick (the claims at small scale,
-                     about 20 minutes on 2 cores) or paper (the papers' settings,
+                     20 to 25 minutes on 2 cores) or paper (the papers' settings,
                      needs a GPU); default: quick
   --only LIST        only these notebooks, for example 01,05; default: all
   --dataset NAME     data set to use; default: digits (needs no download)

@@ -207,9 +207,9 @@ class DiverseAttacker(nn.Module):
         with the same gradient in φ, at half the passes through the classifier.
         """
         draws = 2 if self.latent else 1
-        x, y = images.repeat(draws, 1, 1, 1), labels.repeat(draws)
+        x, y = torch.cat([images] * draws), labels.repeat(draws)  # `repeat` loses the layout
         z = self.draw(len(x), x)
-        gradient = input_gradient(classifier, images, labels).repeat(draws, 1, 1, 1)
+        gradient = torch.cat([input_gradient(classifier, images, labels)] * draws)
         value, delta, mixed = x.new_zeros(()), torch.zeros_like(x), self.mix(z, x)
         for _ in range(self.steps):
             delta = self.step(x, y, delta, gradient, mixed)

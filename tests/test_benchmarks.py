@@ -46,6 +46,11 @@ def test_differences_are_paired_by_seed_and_leave_out_what_failed():
     mean, deviation = (10 - 2) / 2, (10 - -2) / math.sqrt(2)
     assert row["PGM-100"] == f"{mean:.1f} ± {deviation:.1f}" and row["seeds"] == "2"
     assert choices.differences(frame[frame.defence == "Grad L2L"]).empty
+    # Without authors' procedures, the first one is compared with each of the others.
+    settings = frame.assign(defence=frame.defence.replace(f"Grad L2L{choices.AUTHORS}", "slow"))
+    paired = choices.differences(settings)
+    assert list(paired.index) == ["Grad L2L above slow"]
+    assert paired.loc["Grad L2L above slow"].to_dict() == row.to_dict()
 
 
 def test_libraries_take_turns_batch_by_batch_and_are_measured_once(tmp_path):

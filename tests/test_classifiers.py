@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from l2lkit.classifiers import make_classifier
+from l2lkit.classifiers import make_classifier, pooled
 from l2lkit.errors import InputError
 
 
@@ -138,3 +138,14 @@ def test_the_others_take_the_image_as_it_is(name):
     first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     f(x)
     assert torch.equal(seen[0], x)
+
+
+def test_the_mean_over_the_pixels_and_a_gradient_that_keeps_the_layout():
+    x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6).to(memory_format=torch.channels_last)
+    # Rows of 24 numbers one after another: the mean of k, …, k + 23 is k + 11.5.
+    expected = 24 * torch.arange(6.0).view(2, 3) + 11.5
+    torch.testing.assert_close(pooled(x), expected)
+    weights = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    (gradient,) = torch.autograd.grad((pooled(x.requires_grad_()) * weights).sum(), x)
+    torch.testing.assert_close(gradient, (weights / 24)[:, :, None, None].expand_as(x))
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
