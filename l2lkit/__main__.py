@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
                        help="where NAME.npz goes (default: over those that come with l2lkit)")
 
     timed = commands.add_parser("bench", help="time, FLOPs and memory of a training step of each "
-                                "defence and of each attack on this machine; about six minutes "
+                                "defence and of each attack on this machine; six to ten minutes "
                                 "on two cores; results/bench.json is written after every round")
     timed.add_argument("--classifier", default="wrn-34-2", metavar="NAME",
                        help="as wrn-34-2 (default), resnet-18, …")  # fmt: skip

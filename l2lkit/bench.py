@@ -8,7 +8,7 @@ are the same turns, images and PReLU without the gradients that nobody uses. FLO
 seconds, and the arithmetic limit is what one large product or convolution reaches here in the same
 precision. Where the device has no arithmetic in bfloat16, float32 stands alone.
 
-The default takes about six minutes on two CPU cores. results/bench.json is written again after
+The default takes six to ten minutes on two CPU cores. results/bench.json is written again after
 every round, so that a run that is stopped keeps all rounds that were over.
 """
 
