@@ -65,9 +65,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
     CUDA GPUs do from Ampere on (compute capability 8), x86 processors with AVX512-BF16 or AMX.
     Elsewhere torch computes in bfloat16 all the same, but by way of float32: a training step of
-    the profile `quick` takes twice as long on a processor with AVX-512 alone, ten times on one
-    with AVX2 (one core, those instructions switched off). Other processors, ARM's among them,
-    were not tried and count as having none.
+    the profile `quick` took twice as long with AVX-512 alone, ten times and more where torch's
+    oneDNN refuses bfloat16, as it does with AVX2 (one core, the instructions switched off). Other
+    processors, ARM's among them, were not tried and count as having none.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -304,6 +304,7 @@ def test_small_profiles_train_in_bfloat16_where_there_is_arithmetic_for_it(
     store, monkeypatch, told, native
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setitem(recipes.PROFILES, "smoke", replace(TINY, precision="bfloat16"))
     one = store()
     assert one.recipe("grad").precision == ("bfloat16" if native else "float32")
@@ -311,6 +312,8 @@ def test_small_profiles_train_in_bfloat16_where_there_is_arithmetic_for_it(
     # A model of one precision is not taken for one of the other.
     other = recipes.at_scale(recipes.recipe("iclr2020/grad"), replace(TINY, precision="bfloat16"))
     assert (one.where(one.recipe("grad"), 0) == one.where(other, 0)) == native
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not has_bfloat16(torch.device("cpu"))
 
 
 def test_a_gpu_has_bfloat16_from_ampere_on(monkeypatch):
