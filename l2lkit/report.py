@@ -52,9 +52,10 @@ def write(store: Store) -> Path:
 
 def _section(store: Store, directory: Path, dataset: str) -> str:
     parts = [f'<h2 id="{dataset}">{html.escape(dataset)}</h2><p>Notebooks: ']
+    exporter = HTMLExporter()
     for path in sorted((store.runs / "notebooks" / dataset).glob("*.ipynb")):
         name = f"{dataset}-{path.stem}.html"
-        body, _ = HTMLExporter().from_notebook_node(_described(nbformat.read(path, as_version=4)))
+        body, _ = exporter.from_notebook_node(_described(nbformat.read(path, as_version=4)))
         write_text(directory / name, body)
         parts.append(f'<a href="{name}">{html.escape(path.stem)}</a> ')
     parts.append("</p>")

@@ -43,17 +43,20 @@ class Players:
     averaged: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, recipe: Recipe, data: Dataset, device: torch.device) -> "Players":
-        """New players for the data's classes, channels and size; torch's seed decides weights."""
+    def build(
+        cls, recipe: Recipe, data: Dataset, device: torch.device, learn: bool = True
+    ) -> "Players":
+        """New players for the data's classes, channels and size; torch's seed decides weights.
+        Who is not to `learn` has no optimisers, the first of which takes two seconds to import."""
         size = data.train_images.shape[-1]
         classifier = _placed(
             make_classifier(recipe.classifier, data.num_classes, data.channels, size), device
         )
         optimisers = {}
-        if recipe.optimiser:
+        if recipe.optimiser and learn:
             theta = classifier.parameters()
             optimisers["classifier"] = recipe.optimiser.build(theta, ascend=False)
-        else:
+        if not recipe.optimiser:
             classifier.requires_grad_(False)
         if not isinstance(recipe.attack, Player):
             return cls(recipe, classifier, recipe.attack, optimisers)
@@ -61,7 +64,9 @@ class Players:
         channels, *plane = data.train_images.shape[1:]
         shape = (recipe.batch_size + 1, channels, plane[0], plane[1])
         attacker = _placed(recipe.attack.build(shape, data.num_classes), device)
-        optimisers["attacker"] = recipe.attack.optimiser.build(attacker.parameters(), ascend=True)
+        if learn:
+            phi = attacker.parameters()
+            optimisers["attacker"] = recipe.attack.optimiser.build(phi, ascend=True)
         return cls(recipe, classifier, attacker, optimisers)
 
     def state(self) -> dict:
@@ -197,7 +202,8 @@ def train(
     `start_from` is a classifier state to warm-start from; `resume` what `on_epoch` was last
     given, {"epoch", "log", "players"}, and saved: the tensors change as the game goes on. A
     resumed run goes on after that epoch and ends exactly as if it had never stopped, since every
-    epoch draws its random numbers from (seed, epoch).
+    epoch draws its random numbers from (seed, epoch). Players of a game that is over come back
+    without optimisers.
 
     The log has one row an epoch. On the batches as trained: `train_loss`, `train_accuracy`,
     `delta` (mean |δ|/ε; 0 for Plain Net). On the first test images, in eval mode: `clean_loss`,
@@ -224,15 +230,15 @@ def train(
     _check_shares(recipe, len(data.train_images))
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
-        players = Players.build(recipe, data, device)
-        log: list[dict] = []
+        log: list[dict] = list(resume["log"]) if resume else []
+        status = _status(log, data.num_classes)
+        over = status == "diverged" or len(log) == recipe.epochs
+        players = Players.build(recipe, data, device, learn=not over)
         if start_from is not None:
             players.classifier.load_state_dict(start_from)
         if resume is not None:
             players.load(resume["players"])
-            log = list(resume["log"])
         players.join()
-        status = _status(log, data.num_classes)
         for epoch in range(len(log), recipe.epochs):
             if status == "diverged":
                 break

@@ -322,6 +322,22 @@ def test_a_gpu_has_bfloat16_from_ampere_on(monkeypatch):
         assert has_bfloat16(torch.device("cuda")) == native
 
 
+def test_a_finished_model_comes_back_without_optimisers(store, monkeypatch):
+    """They are of no more use, and the import behind torch's first one takes two seconds."""
+    trained = store().model("grad")
+
+    def build(*_, **__):
+        raise AssertionError("an optimiser was built")
+
+    monkeypatch.setattr(recipes.Optimiser, "build", build)
+    again = store().model("grad")
+    for part, other in ((trained.classifier, again.classifier), (trained.attack, again.attack)):
+        for name, value in part.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name])
+    with pytest.raises(AssertionError, match="optimiser"):  # the next seed has to learn
+        store().model("plain", 1)
+
+
 def test_progress_adds_up_to_one(store):
     said = []
     store(on_progress=lambda what, share: said.append((what, share))).model("grad")
