@@ -64,10 +64,11 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device has arithmetic in bfloat16, which then takes less time than float32.
 
     CUDA GPUs do from Ampere on (compute capability 8), x86 processors with AVX512-BF16 or AMX.
-    Elsewhere torch computes in bfloat16 all the same, but by way of float32: a training step of
-    the profile `quick` took twice as long with AVX-512 alone, ten times and more where torch's
-    oneDNN refuses bfloat16, as it does with AVX2 (one core, the instructions switched off). Other
-    processors, ARM's among them, were not tried and count as having none.
+    Elsewhere torch computes in bfloat16 all the same, but by way of float32. Measured on one core
+    with AVX512-BF16, a training step of the profile `quick` takes two thirds of float32's time;
+    with those instructions switched off twice as long as float32, without oneDNN, which has no
+    bfloat16 on AVX2, ten times and more. GPUs, AMX and ARM were not tried; ARM counts as having
+    none.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

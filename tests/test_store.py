@@ -286,7 +286,7 @@ def test_the_record_says_where_a_model_comes_from(store):
     assert record["finished"].endswith("Z")
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells its flags")
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux tells flags")
 def test_the_processor_is_the_one_that_the_system_names():
     told = Path("/proc/cpuinfo").read_text()
     assert has_bfloat16(torch.device("cpu")) == ("avx512_bf16" in told or "amx_bf16" in told)
