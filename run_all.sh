@@ -9,14 +9,14 @@ Usage: ./run_all.sh [--setup | --test | OPTIONS]
 
 Installs the pinned packages into .venv (first time only), then trains, measures,
 runs every notebook and writes runs/ and figures/. What an earlier run finished is not
-done again. Needs Python 3.10-3.13 on Linux, or on macOS 14 or
-newer with Apple silicon.
+done again. Needs Python 3.10-3.13 on Linux, or on macOS 14 or newer with Apple silicon.
 
 What to do:
   --setup            install only
-  --test             install, then run ruff, mypy, the tests, the main job at smoke
-                     size, the notebooks under nbval and, where there is a Chromium,
-                     the explorers in it; exit 1 if any of them fails
+  --test             install, then check style, format, the order of the package's
+                     rooms and types, run the tests, the main job at smoke size, the
+                     notebooks under nbval and, where there is a Chromium, the
+                     explorers in it; exit 1 if any of them fails
   -h, --help         show this text
 
 Options of the run:
@@ -30,6 +30,8 @@ Options of the run:
   --seed N           first seed; default: 0
   --seeds N          how many seeds; default: the profile's number
   --output DIR       where runs/ and figures/ go; default: this repository
+  --retrain          make anew what other code than this made; without it such
+                     results are used, and captions say so
   --publish          copy the executed notebooks back into notebooks/
 
 Environment:
@@ -209,12 +211,14 @@ check() {
 
 run_checks() {
     local summary='' failed='' python=.venv/bin/python
-    check "ruff" "$python" -m ruff check .
-    check "mypy" "$python" -m mypy
-    check "tests" "$python" -m pytest -q --ignore=tests/test_browser.py
+    check "style (ruff)" "$python" -m ruff check .
+    check "format (ruff)" "$python" -m ruff format --check .
+    check "rooms (import-linter)" .venv/bin/lint-imports --no-logo
+    check "types (mypy)" "$python" -m mypy
+    check "tests" "$python" -m pytest -q --ignore=tests/show/test_browser.py
     check "main job (smoke)" "$python" -m l2lkit run --profile smoke
     check "notebooks (nbval)" env L2LKIT_PROFILE=smoke "$python" -m pytest -q --nbval-lax notebooks/
-    check "explorers (Chromium)" "$python" -m pytest -q -rs tests/test_browser.py
+    check "explorers (Chromium)" "$python" -m pytest -q -rs tests/show/test_browser.py
     printf '\n%s' "$summary"
     [ -z "$failed" ]
 }
@@ -233,7 +237,7 @@ main() {
                 [ -z "$task" ] || misuse "--setup and --test are given once, and not together"
                 task=$1
                 ;;
-            --publish)
+            --publish | --retrain)
                 options+=("$1")
                 ;;
             --profile | --only | --dataset | --data | --device | --seed | --seeds | --output | --*=*)

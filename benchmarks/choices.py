@@ -10,7 +10,7 @@ Either measures PGM-20, PGM-100 and CW on the same images, prints a table with t
 paired by seed, and writes it with its provenance to
 results/recorded/<choices or fast_step>-<dataset>.json. Models and measurements are kept under
 --output, and the same command goes on where it stopped. What a step costs is for
-`python -m l2lkit bench`: here models train side by side.
+`python benchmarks/bench.py`: here models train side by side.
 """
 
 import argparse
@@ -18,60 +18,62 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from l2lkit import Store
-from l2lkit.experiments import WORST, mean_deviation, summary, white_box_attacks
-from l2lkit.recipes import Recipe
-from l2lkit.store import ROOT, write_json
+from l2lkit.checks.attacks import WORST, white_box_attacks
+from l2lkit.files import write_json
+from l2lkit.game.learned import Learned
+from l2lkit.game.recipe import Recipe
+from l2lkit.results.experiments import mean_deviation, row_of, summary
 
+ROOT = Path(__file__).resolve().parents[1]
 AUTHORS = ", authors' procedure"
 
 
 def choices(store: Store) -> dict[str, Recipe]:
     grad = store.recipe("grad")
     attack = grad.attack
-    slow = replace(attack, optimiser=replace(attack.optimiser, lr=1e-3))
+    assert isinstance(attack, Learned)
+    batch_max, unscaled = (replace(attack, gradient=name) for name in ("batch-max", "none"))
+    slow = replace(grad.attacker_optimiser, lr=1e-3)
     return {
         "Grad L2L": grad,
-        "gradient: batch-max (authors' code)": replace(
-            grad, attack=replace(attack, gradient="batch-max")
-        ),
-        "gradient: as it is (ICLR 2020)": replace(grad, attack=replace(attack, gradient="none")),
+        "gradient: batch-max (authors' code)": replace(grad, attack=batch_max),
+        "gradient: as it is (ICLR 2020)": replace(grad, attack=unscaled),
         "update: alternating (authors' code)": replace(grad, update="alternating"),
-        "attacker rate 0.001 (ICLR 2020)": replace(grad, attack=slow),
+        "attacker rate 0.001 (ICLR 2020)": replace(grad, attacker_optimiser=slow),
         "twice the epochs": replace(grad, epochs=2 * grad.epochs),
         "PGM Net": store.recipe("pgm"),
     }
 
 
 def fast_step(store: Store) -> dict[str, Recipe]:
-    found = {}
+    recipes = {}
     for name in ("grad", "2step"):
         fast = store.recipe(name)
-        found[fast.defence] = fast
-        found[fast.defence + AUTHORS] = replace(fast, update="alternating", precision="float32")
-    return found
+        recipes[fast.defence] = fast
+        recipes[fast.defence + AUTHORS] = replace(fast, update="alternating", precision="float32")
+    return recipes
 
 
 # The settings that each question compares, and on how many test images.
 QUESTIONS: dict[str, tuple[Callable[[Store], dict[str, Recipe]], int]] = {
-    "choices": (choices, 200), "fast_step": (fast_step, 500)
-}  # fmt: skip
+    "choices": (choices, 200),
+    "fast_step": (fast_step, 500),
+}
 
 
 def measure(parameters: dict, question: str, images: int, name: str, seed: int) -> list[dict]:
     store = Store(**parameters)
     model = store.model(QUESTIONS[question][0](store)[name], seed)
-    attacks = {a: b for a, b in white_box_attacks(store).items() if a in ("Clean", *WORST)}
-    right = store.correct(model, attacks, images)
-    return [
-        {"defence": name, "seed": seed, "status": model.status, "attack": attack,
-         "accuracy": r.mean()}
-        for attack, r in right.items()
-    ]  # fmt: skip
+    known = white_box_attacks(store.budget)
+    right = store.correct(model, {a: known[a] for a in ("Clean", *WORST)}, images)
+    about = row_of(model) | {"defence": name}
+    return [about | {"attack": attack, "accuracy": r.mean()} for attack, r in right.items()]
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +96,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("question", nargs="?", choices=QUESTIONS, default="choices")
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data")
@@ -104,16 +106,11 @@ def main() -> None:
     args = parser.parse_args()
     variants, images = QUESTIONS[args.question]
     images = args.images or images
-    store = Store(
-        "quick", dataset=args.dataset, data=args.data, seeds=args.seeds,
-        output=args.output,
-    )  # fmt: skip
+    store = Store("quick", args.dataset, args.data, seeds=args.seeds, output=args.output)
     for seed in store.seeds:
         store.model("plain", seed)  # all start from it
-    jobs = [
-        (store.parameters(), args.question, images, name, seed)
-        for seed in store.seeds for name in variants(store)
-    ]  # fmt: skip
+    same = (store.parameters(), args.question, images)
+    jobs = [(*same, name, seed) for seed in store.seeds for name in variants(store)]
     with ProcessPoolExecutor(store.workers(), get_context("spawn")) as pool:
         parts = list(tqdm(pool.map(measure, *zip(*jobs, strict=True)), total=len(jobs)))
     rows = [row for part in parts for row in part]
@@ -122,11 +119,9 @@ def main() -> None:
     table = pd.concat([table, differences(frame)]).fillna("")
     print(table.to_string())
     caption = "Accuracy in %, mean ± deviation. " + store.caption(images=images)
-    write_json(
-        ROOT / "results" / "recorded" / f"{args.question}-{args.dataset}.json",
-        {"caption": caption, "table": table.reset_index().to_dict("records"),
-         "rows": rows, "provenance": store.provenance()},
-    )  # fmt: skip
+    content = {"caption": caption, "table": table.reset_index().to_dict("records")}
+    content |= {"rows": rows, "provenance": store.provenance()}
+    write_json(ROOT / "results" / "recorded" / f"{args.question}-{args.dataset}.json", content)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
-from l2lkit import diverse
-from l2lkit.recipes import Diverse, Learned, Recipe
-from l2lkit.store import ROOT, Store, write_json
+from l2lkit.diverse.generator import Diverse
+from l2lkit.files import write_json
+from l2lkit.game.learned import Learned
+from l2lkit.game.recipe import Recipe
+from l2lkit.results import diverse
+from l2lkit.runs.store import Store
 
+ROOT = Path(__file__).resolve().parents[1]
 SEVERAL = ("plain", "pgd10", "l2l-star", "no-r-no-d", "no-r", "no-d", "full")  # with every seed
 TABLE_1B = ("no-y", "no-delta", "no-delta-no-y", "no-norm")
 ONCE = ("fgsm", "pgd100", "cw100", *TABLE_1B)  # with the first
@@ -30,10 +35,9 @@ SURROGATES = ("plain", "fgsm", "pgd10")
 
 def open_store(args: argparse.Namespace) -> Store:
     store = Store("paper", "mnist", args.data, "cpu", seeds=args.seeds, output=args.output)
-    store.profile = replace(
-        store.profile, train_images=args.images, eval_images=args.test_images,
-        curve_images=args.test_images, attacker_lr=1e-3, threads=1,
-    )  # fmt: skip
+    images, tested = args.images, args.test_images
+    profile = replace(store.profile, train_images=images, eval_images=tested, curve_images=tested)
+    store.profile = replace(profile, attacker_lr=1e-3, threads=1)
     return store
 
 
@@ -67,25 +71,23 @@ def collect(args: argparse.Namespace) -> dict:
     once = [rows[n] for n in ONCE]
     everywhere = diverse.white_box(store, several, seeds, diverse.DESIGNED, full)
     first = diverse.white_box(store, once, seeds[:1], diverse.DESIGNED, full)
-    table_2 = diverse.white_box(store, [rows[n] for n in TABLE_2], seeds[:1], diverse.TABLE_2, full)
-    table_3 = diverse.black_box(
-        store, [rows[n] for n in TABLE_2], [rows[n] for n in SURROGATES], full,
-        (seeds[0], seeds[0] + 1),
-    )  # fmt: skip
+    targets, surrogates = ([rows[n] for n in names] for names in (TABLE_2, SURROGATES))
+    table_2 = diverse.white_box(store, targets, seeds[:1], diverse.TABLE_2, full)
+    table_3 = diverse.black_box(store, targets, surrogates, full, (seeds[0], seeds[0] + 1))
     figure_2 = diverse.restarts(store, [rows["pgd10"], full], rows["l2l-star"], full, seeds)
-    frames = {"designed": [everywhere, first], "table_2": [table_2], "table_3": [table_3],
-              "figure_2": [figure_2]}  # fmt: skip
+    frames = {"designed": [everywhere, first], "table_2": [table_2]}
+    frames |= {"table_3": [table_3], "figure_2": [figure_2]}
     return {
         "what": "L2L-DA on MNIST with LeNet-5 (ICCV 2019), shortened",
         "settings": {k: v for k, v in vars(args).items() if k not in ("data", "output", "workers")},
-        "recipes": {name: row.as_dict() for name, row in rows.items()},
+        "recipes": {name: row.key() for name, row in rows.items()},
         **{k: [r for f in fs for r in f.to_dict("records")] for k, fs in frames.items()},
         "provenance": store.provenance(),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="folder that holds MNIST/raw/")
     parser.add_argument("--output", default=str(ROOT), help="where runs/ goes")
     parser.add_argument("--images", type=int, default=15_000, help="training images")

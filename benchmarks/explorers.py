@@ -20,21 +20,20 @@ import numpy as np
 import pandas as pd
 
 from l2lkit import Store
-from l2lkit.explorer import PerturbationExplorer
-from l2lkit.store import ROOT
-from l2lkit.widgets import training_replay
+from l2lkit.show.explorer import PerturbationExplorer
+from l2lkit.show.widgets import training_replay
 
+ROOT = Path(__file__).resolve().parents[1]
 MOVES = 15
 # Leaves in `took` the milliseconds from a key to the first frame after the deck has changed.
 WATCH = """() => {
   window.took = null;
-  const view = document.querySelector('.l2l-deck').closest('.widget-html-content');
   let began;
   addEventListener('keydown', () => { began = performance.now(); }, {capture: true, once: true});
   new MutationObserver((_, watch) => {
     watch.disconnect();
     requestAnimationFrame(() => { window.took = performance.now() - began; });
-  }).observe(view, {childList: true, subtree: true});
+  }).observe(document.querySelector('.l2l-deck'), {childList: true});
 }"""
 
 
@@ -42,13 +41,12 @@ def in_kernel(store: Store) -> pd.DataFrame:
     """Median milliseconds: a row an attack, a column a choice of classifiers."""
     explorer = PerturbationExplorer(store)
     start = [toggle.value for toggle in explorer.classifiers]
-    choices = {t.description: [t is other for other in explorer.classifiers]
-               for t in explorer.classifiers} | {"three": start}  # fmt: skip
-    rows = {}
+    alone = {t.description: [t is u for u in explorer.classifiers] for t in explorer.classifiers}
+    rows: dict[str, dict[str, float]] = {}
     for attack in explorer.attack.options:
         explorer.attack.value = attack
         rows[attack] = {}
-        for name, chosen in choices.items():
+        for name, chosen in (alone | {"three": start}).items():
             for toggle, value in zip(explorer.classifiers, chosen, strict=True):
                 toggle.value = value
             explorer.wait()
@@ -66,7 +64,7 @@ def replay(store: Store) -> pd.Series:
     """Median milliseconds of a move of the training replay's epoch, by defence."""
     shown = training_replay(store)
     defence, epoch = shown.children[0].children
-    found = {}
+    medians = {}
     for label, name in defence.options.items():
         defence.value = name
         times = []
@@ -74,8 +72,8 @@ def replay(store: Store) -> pd.Series:
             began = time.perf_counter()
             epoch.value = value
             times.append(1000 * (time.perf_counter() - began))
-        found[label] = np.median(times)
-    return pd.Series(found).round(1)
+        medians[label] = np.median(times)
+    return pd.Series(medians).round(1)
 
 
 def in_browser(profile: str) -> pd.Series:
@@ -83,10 +81,10 @@ def in_browser(profile: str) -> pd.Series:
     it stops at the first success, and a little more ε often changes nothing that could be seen."""
     from playwright.sync_api import sync_playwright
 
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "show"))
     import test_browser as browser
 
-    found = {}
+    medians = {}
     with (
         tempfile.TemporaryDirectory() as home,
         browser.jupyterlab(Path(home), profile) as lab,
@@ -113,9 +111,9 @@ def in_browser(profile: str) -> pd.Series:
                 handle.press(key)
                 times.append(page.wait_for_function("window.took").json_value())
                 page.wait_for_timeout(300)
-            found[attack] = np.median(times)
+            medians[attack] = np.median(times)
         chromium.close()
-    return pd.Series(found).round(0)
+    return pd.Series(medians).round(0)
 
 
 def main() -> None:

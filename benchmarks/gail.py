@@ -23,26 +23,32 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from l2lkit.gail.game import GailRecipe
+
 
 def ours(environment: str, method: str, iterations: int, pairs: int, seed: int) -> dict:
-    from l2lkit import experts, gail
+    from l2lkit.gail import game
+    from l2lkit.gail.agent import PolicySettings
+    from l2lkit.gail.demonstrations import load
 
     hidden = (16, 8) if method == "L2L GAIL" else (64, 32)
-    recipe = gail.Recipe(
-        environment=environment, method=method, iterations=iterations, hidden=hidden,
-        reward="finish" if environment in gail.FINISH else "survive",
-        policy=experts.PolicySettings(pairs=pairs),
-    )  # fmt: skip
-    shown = experts.load(environment)
-    game = gail.Game.build(recipe, shown, seed)
-    gail.play(game, (1, 0))  # warm up
+    recipe = replace(
+        game.gail_recipe(environment, method, "paper"),
+        iterations=iterations,
+        hidden=hidden,
+        policy=PolicySettings(pairs=pairs),
+    )
+    shown = load(environment)
+    game.iterate(game.Game.build(recipe, shown, seed), (1, 0))  # warm up
     started = clocks()
-    game, log = gail.train(recipe, shown, seed=seed)
+    players, log = game.train(recipe, shown, seed=seed)
     spent = clocks() - started
-    returns = game.agent.evaluate(100, seed=1)
+    returns = players.agent.evaluate(100, seed=1)
     return {"method": method, "hidden": hidden, "seed": seed} | figures(
         environment, int(log["steps"].sum()), spent, iterations, float(returns.mean())
     )
@@ -58,42 +64,51 @@ def figures(
 ) -> dict:
     wall, cpu = spent
     return {
-        "environment": environment, "steps": steps, "steps_per_second": round(steps / wall),
+        "environment": environment,
+        "steps": steps,
+        "steps_per_second": round(steps / wall),
         "steps_per_cpu_second": round(steps / cpu),
-        "seconds_per_iteration": round(wall / iterations, 4), "return": returns,
-    }  # fmt: skip
+        "seconds_per_iteration": round(wall / iterations, 4),
+        "return": returns,
+    }
 
 
 def memory(directory: str) -> dict:
     """The paper's updater on CartPole: four iterations of the paper's profile, stopped after two
     and gone on with from the checkpoint, and what that takes. Needs 12 GB of memory, 9 of disk."""
-    import l2lkit
-    from l2lkit import gail
+    from l2lkit.gail.game import gail_recipe
+    from l2lkit.results.gail import trained
+    from l2lkit.runs.store import Store
 
-    def stop(what: str, share: float) -> None:
-        if "iteration 2/4" in what:
+    def stop(words: str, share: float) -> None:
+        if "iteration 2/4" in words:
             raise KeyboardInterrupt
 
-    recipe = replace(gail.recipe("CartPole-v1", "L2L GAIL", "paper"), iterations=4)
-    store = l2lkit.Store("paper", device="cpu", output=directory, on_progress=stop)
+    recipe = replace(gail_recipe("CartPole-v1", "L2L GAIL", "paper"), iterations=4)
+    store = Store("paper", device="cpu", output=directory, on_progress=stop)
     started = time.perf_counter()
     with suppress(KeyboardInterrupt):
-        gail.trained(store, recipe, 0)
+        trained(store, recipe, 0)
     files = list(Path(directory).rglob("*.pt"))
     half = sum(p.stat().st_size for p in files)
-    store.on_progress = lambda what, share: None
-    run = gail.trained(store, recipe, 0)
+    store.on_progress = lambda words, share: None
+    run = trained(store, recipe, 0)
     seconds = time.perf_counter() - started
     assert run.game.updater is not None
     count = sum(p.numel() for p in run.game.updater.parameters())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     over = sum(p.stat().st_size for p in Path(directory).rglob("*.pt"))
     return {
-        "parameters": count, "gigabytes_float32_with_adam": 16 * count / 1e9,
-        "peak_gigabytes": peak / 1e9, "checkpoints": len(files), "checkpoint_gigabytes": half / 1e9,
-        "checkpoint_gigabytes_when_over": over / 1e9, "seconds_with_checkpoints": seconds,
-        "seconds_per_iteration": run.log["seconds"].tolist(), "return": run.log["return"].tolist(),
-    }  # fmt: skip
+        "parameters": count,
+        "gigabytes_float32_with_adam": 16 * count / 1e9,
+        "peak_gigabytes": peak / 1e9,
+        "checkpoints": len(files),
+        "checkpoint_gigabytes": half / 1e9,
+        "checkpoint_gigabytes_when_over": over / 1e9,
+        "seconds_with_checkpoints": seconds,
+        "seconds_per_iteration": run.log["seconds"].tolist(),
+        "return": run.log["return"].tolist(),
+    }
 
 
 def controls(seeds: Sequence[int], iterations: int = 120) -> dict:
@@ -105,43 +120,46 @@ def controls(seeds: Sequence[int], iterations: int = 120) -> dict:
     import pandas as pd
     import torch
 
-    import l2lkit
-    from l2lkit import experts, gail, gail_views
+    from l2lkit.gail.demonstrations import load
+    from l2lkit.gail.game import Game, gail_recipe, train
+    from l2lkit.results.gail import provenance, stability
+    from l2lkit.runs.store import Store
 
-    shown = experts.load("CartPole-v1")
-    store = l2lkit.Store("quick", device="cpu", seed=seeds[0], seeds=len(seeds))
+    shown = load("CartPole-v1")
+    store = Store("quick", device="cpu", seed=seeds[0], seeds=len(seeds))
 
-    def brake(game: gail.Game) -> None:
+    def brake(game: Game) -> None:
+        assert game.updater is not None
         with torch.no_grad():
             for weight in game.updater.net[-1].parameters():
                 weight.mul_(0.9)
 
-    def frozen_updater(game: gail.Game) -> None:
+    def frozen_updater(game: Game) -> None:
         game.optimiser.param_groups[0]["lr"] = 0.0
 
-    def frozen_discriminator(game: gail.Game) -> None:
+    def frozen_discriminator(game: Game) -> None:
         adam_on_discriminator(game)
         game.optimiser.param_groups[0]["lr"] = 0.0
 
-    def adam_on_discriminator(game: gail.Game) -> None:
+    def adam_on_discriminator(game: Game) -> None:
         if game.updater is not None:
             weights = game.discriminator.parameters()
             game.updater, game.optimiser = None, torch.optim.Adam(weights, 0.01, maximize=True)
 
-    def play(method: str, seed: int, change: Callable | None) -> dict:
-        reached = []
+    def run(method: str, seed: int, change: Callable | None) -> dict:
+        reached: list[int] = []
 
-        def on_iteration(game: gail.Game, log: list[dict]) -> None:
+        def on_iteration(game: Game, log: list[dict]) -> None:
             if reached or shown.score(log[-1]["return"]) >= 0.95:
                 reached.append(len(log))
                 if change is not None:
                     change(game)
 
-        recipe = replace(gail.recipe("CartPole-v1", method, "quick"), iterations=iterations)
-        _, log = gail.train(recipe, shown, seed=seed, on_iteration=on_iteration)
-        found = gail_views.stability(shown.score(log["return"]))
+        recipe = replace(gail_recipe("CartPole-v1", method, "quick"), iterations=iterations)
+        _, log = train(recipe, shown, seed=seed, on_iteration=on_iteration)
         last = float(log["return"].iloc[-iterations // 10 :].mean())
-        return {"seed": seed, "iterations": len(log), "final_return": last, **found}
+        about = {"seed": seed, "iterations": len(log), "final_return": last}
+        return about | stability(shown.score(log["return"]))
 
     ways: dict[str, tuple[str, Callable | None]] = {
         "GAIL": ("GAIL", None),
@@ -152,42 +170,41 @@ def controls(seeds: Sequence[int], iterations: int = 120) -> dict:
         "then U has a brake": ("L2L GAIL", brake),
     }
     table = pd.DataFrame(
-        {"run": name, **play(method, seed, change)}
-        for name, (method, change) in ways.items() for seed in seeds
-    )  # fmt: skip
+        {"run": name} | run(method, seed, change)
+        for name, (method, change) in ways.items()
+        for seed in seeds
+    )
     caption = (
         "L2L GAIL until it first scores 0.95, and then? CartPole-v1, networks and batches of the "
         f"profile quick, {iterations} iterations, seeds {seeds[0]} to {seeds[-1]}."
     )
     clean = json.loads(table.to_json(orient="records"))
-    return {"caption": caption, "rows": clean, "provenance": gail.provenance(store)}
+    return {"caption": caption, "rows": clean, "provenance": provenance(store)}
 
 
 LONG = 1000  # iterations
 FRESH = range(3, 8)  # seeds that no rate was chosen on
 
 
-def long_recipe(environment: str, method: str):
+def long_recipe(environment: str, method: str) -> "GailRecipe":
     """The profile `paper` for 1,000 iterations, all methods with the narrow discriminator whose
     dense updater has 3.4 million parameters."""
-    from l2lkit import gail
+    from l2lkit.gail.game import gail_recipe
 
-    setting = gail.recipe(environment, method, "paper")
+    setting = gail_recipe(environment, method, "paper")
     return replace(setting, hidden=(16, 8), iterations=LONG)
 
 
 def long_run(output: str | None, environment: str, method: str, seed: int) -> dict:
-    import l2lkit
-    from l2lkit import gail
+    from l2lkit.results.gail import trained
+    from l2lkit.runs.store import Store
 
-    store = l2lkit.Store("paper", device="cpu", output=output)
+    store = Store("paper", device="cpu", output=output)
     store.profile = replace(store.profile, threads=1)
-    log = gail.trained(store, long_recipe(environment, method), seed).log
-    return {
-        "environment": environment, "method": method, "seed": seed,
-        "lowest_objective": round(float(log["objective"].min()), 2),
-        "returns": log["return"].round().astype(int).tolist(),
-    }  # fmt: skip
+    log = trained(store, long_recipe(environment, method), seed).log
+    about = {"environment": environment, "method": method, "seed": seed}
+    about["lowest_objective"] = round(float(log["objective"].min()), 2)
+    return about | {"returns": log["return"].round().astype(int).tolist()}
 
 
 def long(output: str | None, workers: int) -> dict:
@@ -198,24 +215,25 @@ def long(output: str | None, workers: int) -> dict:
 
     from tqdm import tqdm
 
-    import l2lkit
-    from l2lkit import gail
+    from l2lkit.gail.environments import ENVIRONMENTS
+    from l2lkit.gail.game import METHODS
+    from l2lkit.results.gail import provenance
+    from l2lkit.runs.store import Store
 
-    keys = [(e, m, s) for s in FRESH for e in gail.ENVIRONMENTS for m in gail.METHODS]
+    keys = [(e, m, s) for s in FRESH for e in ENVIRONMENTS for m in METHODS]
     rows = []
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waiting = [pool.submit(long_run, output, *key) for key in keys]
         for done in tqdm(as_completed(waiting), total=len(keys)):
             rows.append(done.result())
-    rows.sort(key=lambda r: (r["environment"], gail.METHODS.index(r["method"]), r["seed"]))
+    rows.sort(key=lambda r: (r["environment"], METHODS.index(r["method"]), r["seed"]))
     caption = (
         f"Return of every iteration. CartPole-v1 and MountainCar-v0, {LONG:,} iterations, batches "
         f"and policy of the profile paper, D with 16 and 8 units, seeds {FRESH[0]} to {FRESH[-1]}."
     )
-    store = l2lkit.Store("paper", device="cpu", output=output)
-    recipes = [asdict(long_recipe(e, m)) for e in gail.ENVIRONMENTS for m in gail.METHODS]
-    provenance = gail.provenance(store)
-    return {"caption": caption, "rows": rows, "recipes": recipes, "provenance": provenance}
+    recipes = [asdict(long_recipe(e, m)) for e in ENVIRONMENTS for m in METHODS]
+    about = provenance(Store("paper", device="cpu", output=output))
+    return {"caption": caption, "rows": rows, "recipes": recipes, "provenance": about}
 
 
 def theirs(
@@ -233,16 +251,16 @@ def theirs(
     from stable_baselines3.common.vec_env import DummyVecEnv
     from torch import nn
 
-    with np.load(path) as found:
-        observations, actions, ends = (found[k] for k in ("observations", "actions", "ends"))
+    with np.load(path) as file:
+        observations, actions, ends = (file[k] for k in ("observations", "actions", "ends"))
     following = np.concatenate([observations[1:], observations[-1:]])
-    dones = np.zeros(len(actions), dtype=bool)
+    dones, infos = np.zeros(len(actions), dtype=bool), np.array([{}] * len(actions))
     dones[ends - 1] = True
-    shown = Transitions(
-        obs=observations, acts=actions, next_obs=following, dones=dones,
-        infos=np.array([{}] * len(actions)),
-    )  # fmt: skip
-    copies = 8 if defaults else pairs // gymnasium.spec(environment).max_episode_steps
+    expert = {"obs": observations, "acts": actions, "next_obs": following}
+    shown = Transitions(**expert, dones=dones, infos=infos)
+    horizon = gymnasium.spec(environment).max_episode_steps
+    assert horizon is not None
+    copies = 8 if defaults else pairs // horizon
     venv = DummyVecEnv([lambda: RolloutInfoWrapper(gymnasium.make(environment))] * copies)
     space = venv.observation_space, venv.action_space
     terms: dict = {"allow_variable_horizon": True}
@@ -251,16 +269,25 @@ def theirs(
         terms["demo_batch_size"] = 1024
     else:
         trpo = TRPO(
-            "MlpPolicy", venv, n_steps=pairs // copies, batch_size=min(500, pairs), gamma=0.995,
-            gae_lambda=0.97, target_kl=0.01, cg_damping=0.1, cg_max_steps=10, n_critic_updates=5,
-            learning_rate=1e-3, policy_kwargs={"net_arch": [64, 32]}, seed=seed, device="cpu",
-        )  # fmt: skip
+            "MlpPolicy",
+            venv,
+            n_steps=pairs // copies,
+            batch_size=min(500, pairs),
+            gamma=0.995,
+            gae_lambda=0.97,
+            target_kl=0.01,
+            cg_damping=0.1,
+            cg_max_steps=10,
+            n_critic_updates=5,
+            learning_rate=1e-3,
+            policy_kwargs={"net_arch": [64, 32]},
+            seed=seed,
+            device="cpu",
+        )
         net = BasicRewardNet(*space, hid_sizes=(64, 32), activation=nn.Tanh)
-        terms |= {
-            "demo_batch_size": min(pairs, len(actions)), "n_disc_updates_per_round": 1,
-            "gen_train_timesteps": pairs, "gen_replay_buffer_capacity": pairs,
-            "disc_opt_kwargs": {"lr": 0.01},
-        }  # fmt: skip
+        terms |= {"demo_batch_size": min(pairs, len(actions)), "n_disc_updates_per_round": 1}
+        terms |= {"gen_train_timesteps": pairs, "gen_replay_buffer_capacity": pairs}
+        terms["disc_opt_kwargs"] = {"lr": 0.01}
     trainer = GAIL(demonstrations=shown, venv=venv, gen_algo=trpo, reward_net=net, **terms)
     steps = trpo.n_steps * copies
     rounds = max(1, iterations * pairs // steps)
@@ -269,16 +296,17 @@ def theirs(
     spent = clocks() - started
     test = DummyVecEnv([lambda: gymnasium.make(environment)])
     test.seed(1)
-    returns, _ = evaluate_policy(trpo, test, 100, deterministic=True)
+    returns = evaluate_policy(trpo, test, 100, deterministic=True)[0]
+    assert isinstance(returns, float)
     name = f"imitation's GAIL{', its defaults' if defaults else ''}"
     hidden = (32, 32) if defaults else (64, 32)
     return {"method": name, "hidden": hidden, "seed": seed} | figures(
-        environment, rounds * steps, spent, rounds, float(returns)
+        environment, rounds * steps, spent, rounds, returns
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--environment", default="CartPole-v1")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=5000)
@@ -297,13 +325,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             print(json.dumps(memory(directory)))
         return
+    recorded = Path(__file__).parents[1] / "results" / "recorded"
     if args.controls:
-        path = Path(__file__).parents[1] / "results" / "recorded" / "gail_controls.json"
-        path.write_text(json.dumps(controls(range(3)), indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(controls(range(3)), indent=1)
+        (recorded / "gail_controls.json").write_text(text + "\n", encoding="utf-8")
         return
     if args.long:
-        path = Path(__file__).parents[1] / "results" / "recorded" / "gail_long.json"
-        path.write_text(json.dumps(long(args.output, args.workers)) + "\n", encoding="utf-8")
+        text = json.dumps(long(args.output, args.workers))
+        (recorded / "gail_long.json").write_text(text + "\n", encoding="utf-8")
         return
     terms = (args.environment, args.iterations, args.pairs, args.seed)
     if args.imitation:

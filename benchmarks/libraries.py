@@ -6,7 +6,7 @@ Each library is installed in an environment of its own, made by uv beside this o
 torch of this environment, so that all run the same kernels. The models are PGM Net and Plain Net
 of the profile `quick`. PGM starts at the image, so that no random number differs, and there are two
 definitions of success: the final iterate decides (the papers', and both libraries'), or any iterate
-does (`evaluation.survives`, which leaves an image alone once it is fooled). All take turns, batch
+does (`survives`, which leaves an image alone once it is fooled). All take turns, batch
 after batch of 50, one thread each; "times ours" is the median over batches of their seconds over
 those of our final iterate, "other verdicts" counts the images judged otherwise. What is done is
 kept under --output, and the same command goes on where it stopped; at the end the table is printed
@@ -39,10 +39,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from l2lkit import Store, evaluation
-from l2lkit.attacks import CW, PGM, Attack, CWTanh
-from l2lkit.store import ROOT, Model, write_json
+from l2lkit import Store
+from l2lkit.files import write_json
+from l2lkit.game import evaluate
+from l2lkit.game.cw import CW, CWTanh
+from l2lkit.game.fixed import PGM
+from l2lkit.game.solver import Solver
+from l2lkit.game.survives import survives
+from l2lkit.runs.model import Model
 
+ROOT = Path(__file__).resolve().parents[1]
 EPSILON, STEP = 0.031, 0.003
 # What each needs beside torch, numpy, scipy, tqdm and requests.
 LIBRARIES = {
@@ -117,7 +123,7 @@ def _attack(library: str, f: nn.Module, steps: int, success: str) -> Verdict:
     if library == "l2lkit":
         pgm = PGM(epsilon=EPSILON, steps=steps, step_size=STEP, start="zero")
         if success == "any iterate":
-            return partial(evaluation.survives, f, pgm, batch_size=BATCH)
+            return partial(survives, f, pgm, batch_size=BATCH)
         return partial(_correct, f, pgm, size=BATCH)
     if library == "foolbox":
         import foolbox
@@ -149,11 +155,8 @@ def in_turn(
 ) -> list[dict]:
     """PGM of that many steps by everyone, batch after batch, so that all meet the same machine."""
     images = len(store.images(images)[0])
-    ways = {
-        (library.by, success): partial(library.attack, name, steps, success)
-        for success in ("final iterate", "any iterate") for library in libraries
-        if success == "final iterate" or library is libraries[0]
-    }  # fmt: skip
+    turns = [(library, "final iterate") for library in libraries] + [(libraries[0], "any iterate")]
+    ways = {(a.by, success): partial(a.attack, name, steps, success) for a, success in turns}
 
     def compute() -> list[dict]:
         seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
@@ -167,21 +170,21 @@ def in_turn(
                 seconds[way].append(took)
                 right[way] += verdicts
         ours = libraries[0].by, "final iterate"
-        return [
-            {"by": by, "model": model.defence, "attack": f"PGM-{steps}", "success": success,
-             "images": images, "seconds": sum(seconds[by, success]),
-             "robust": sum(right[by, success]) / images,
-             "times ours": median(map(truediv, seconds[by, success], seconds[ours])),
-             "other verdicts": sum(map(ne, right[by, success], right[ours]))}
-            for by, success in ways
-        ]  # fmt: skip
+        rows = []
+        for way in ways:
+            row: dict[str, Any] = {"by": way[0], "model": model.defence, "attack": f"PGM-{steps}"}
+            row |= {"success": way[1], "images": images, "seconds": sum(seconds[way])}
+            row["robust"] = sum(right[way]) / images
+            row["times ours"] = median(map(truediv, seconds[way], seconds[ours]))
+            rows.append(row | {"other verdicts": sum(map(ne, right[way], right[ours]))})
+        return rows
 
     known = [library.by for library in libraries]
-    return store.measured("libraries", [known, model.id, steps, images, BATCH], compute)
+    return store.measured("libraries", [known, model.key, steps, images, BATCH], compute)
 
 
-def _correct(f: nn.Module, attack: Attack, x: Tensor, y: Tensor, size: int) -> Tensor:
-    return evaluation.correct(f, {"it": attack}, x, y, batch_size=size)["it"]
+def _correct(f: nn.Module, attack: Solver, x: Tensor, y: Tensor, size: int) -> Tensor:
+    return evaluate.correct(f, {"it": attack}, x, y, batch_size=size)["it"]
 
 
 def in_a_loop(store: Store, count: int) -> list[dict]:
@@ -190,23 +193,22 @@ def in_a_loop(store: Store, count: int) -> list[dict]:
     rows = []
     for name in MODELS:
         model = store.model(name, 0)
-        for attack in (CW(epsilon=EPSILON), CWTanh(epsilon=EPSILON)):
+        attacks: tuple[Solver, ...] = (CW(epsilon=EPSILON), CWTanh(epsilon=EPSILON))
+        for attack in attacks:
             for way, size in (("a batch", count), ("one by one", 1)):
                 once = partial(_correct, model.classifier, attack, size=size)
                 print(f"{attack.label} on {model.defence}, {way}", file=sys.stderr, flush=True)
                 took, right = store.measured(
-                    "libraries", [way, model.id, repr(attack), count], partial(timed, once, x, y)
+                    "libraries", [way, model.key, attack.key(), count], partial(timed, once, x, y)
                 )
-                rows.append(
-                    {"by": f"l2lkit, {way}", "model": model.defence, "attack": attack.label,
-                     "success": "final", "images": count, "seconds": took,
-                     "robust": sum(right) / count}
-                )  # fmt: skip
+                row = {"by": f"l2lkit, {way}", "model": model.defence, "attack": attack.label}
+                numbers = {"images": count, "seconds": took, "robust": sum(right) / count}
+                rows.append({**row, "success": "final", **numbers})
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--output", default=os.fspath(ROOT), help="where the models are, or go")
     parser.add_argument("--library", help=argparse.SUPPRESS)
@@ -226,15 +228,13 @@ def main() -> None:
                 rows += in_turn(store, libraries, model, name, steps, args.images)
         for library in libraries:
             library.process.kill()
-    with store.threads():
+    with store.computing():
         rows += in_a_loop(store, min(BATCH, args.images))
     table = pd.DataFrame(rows)
     print(table.round(3).to_string(index=False))
-    write_json(
-        ROOT / "results" / "recorded" / "libraries.json",
-        {"images": args.images, "epsilon": EPSILON, "step_size": STEP, "batch_size": BATCH,
-         "rows": rows, "provenance": store.provenance()},
-    )  # fmt: skip
+    content = {"images": args.images, "epsilon": EPSILON, "step_size": STEP, "batch_size": BATCH}
+    content |= {"rows": rows, "provenance": store.provenance()}
+    write_json(ROOT / "results" / "recorded" / "libraries.json", content)
 
 
 if __name__ == "__main__":

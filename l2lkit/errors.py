@@ -1,2 +1,41 @@
+"""The one error for bad input, and the checks of plain settings that raise it."""
+
+import math
+from collections.abc import Sequence
+
+WHOLE = ("steps", "inner_steps", "draws", "epochs", "batch_size", "replays")
+
+
 class InputError(ValueError):
     """A user's mistake or a missing file; the message is one sentence that names the fix."""
+
+
+def whole(name: str, text: str) -> int:
+    """The text as a whole number; InputError if it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{name} must be a whole number, not '{text}'.") from None
+
+
+def check_positive(**values: float) -> None:
+    """Raise InputError unless all are finite and above 0, and those that count are whole."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive number, not {value}.")
+        if name in WHOLE and value % 1:
+            raise InputError(f"{name} must be a whole number, not {value}.")
+
+
+def check_not_negative(**values: float) -> None:
+    """Raise InputError unless all are finite and 0 or more."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{name} must be 0 or more, not {value}.")
+
+
+def check_choice(**values: tuple[str, Sequence[str]]) -> None:
+    """Raise InputError unless each value is one of its choices."""
+    for name, (value, choices) in values.items():
+        if value not in choices:
+            raise InputError(f"{name} must be one of {', '.join(choices)}, not '{value}'.")

@@ -1,5 +1,7 @@
 """Tiny data that several test files share, and one thread for the tiny networks."""
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,17 @@ def coloured(count, size, seed):
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def theme():
+    """The project's style for one test, which leaves no figure open."""
+    from l2lkit.show import style  # seaborn takes a second to import
+
+    with mpl.rc_context():
+        style.use_style()
+        yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -2,25 +2,26 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from scripts import load
 from torch import nn
 
-from l2lkit import bench
-from l2lkit.__main__ import main
-from l2lkit.store import Store, processor
+from l2lkit.game import loop
+from l2lkit.runs.machine import processor
 
+bench = load("bench")
 CPU = torch.device("cpu")
 
 
 def step(name, **changes):
-    (found,) = [
-        s for s in bench.steps([name], "wrn-10-1", 2) if s.recipe.precision == "float32"
-    ]
-    return bench.Step(replace(found.recipe, **changes))
+    (lean,) = bench.steps([name], "wrn-10-1", 2, precisions=["float32"])
+    move = loop.step_in_turns if changes.get("update") == "alternating" else loop.step
+    return bench.Step(replace(lean.recipe, **changes), move)
 
 
 def once(task):
@@ -30,12 +31,10 @@ def once(task):
 
 def test_the_flops_of_a_plain_step_by_hand():
     # WRN-10-1 on 32×32: channels in, channels out, kernel, pixels out.
-    stem = (3, 16, 9, 1024)
-    convolutions = [
-        stem, (16, 16, 9, 1024), (16, 16, 9, 1024),
-        (16, 32, 9, 256), (32, 32, 9, 256), (16, 32, 1, 256),
-        (32, 64, 9, 64), (64, 64, 9, 64), (32, 64, 1, 64),
-    ]  # fmt: skip
+    stem, first_block = [(3, 16, 9, 1024)], [(16, 16, 9, 1024)] * 2
+    second_block = [(16, 32, 9, 256), (32, 32, 9, 256), (16, 32, 1, 256)]
+    third_block = [(32, 64, 9, 64), (64, 64, 9, 64), (32, 64, 1, 64)]
+    convolutions = [*stem, *first_block, *second_block, *third_block]
     first = 2 * 3 * 16 * 9 * 1024  # no gradient goes on to the images
     forward = sum(2 * a * b * k * pixels for a, b, k, pixels in convolutions) + 2 * 64 * 10
     frame = once(step("iclr2020/plain"))
@@ -52,8 +51,9 @@ def test_the_references_are_alternating_float32_contiguous_and_have_torchs_prelu
     assert len(set(labels)) == len(labels) == 2 * len(bench.ROWS) + 4
     assert labels[-4:] == [
         (f"{defence} ({kind})", "float32")
-        for kind in ("reference", "alternating") for defence in ("Grad L2L", "2-Step L2L")
-    ]  # fmt: skip
+        for kind in ("reference", "alternating")
+        for defence in ("Grad L2L", "2-Step L2L")
+    ]
     assert {s.move for s in found[-4:-2]} == {bench.authors_step}
     ours, theirs = (
         step("iclr2020/grad", update=update).prepare(CPU)
@@ -71,11 +71,12 @@ def test_the_references_are_alternating_float32_contiguous_and_have_torchs_prelu
             assert tensor.is_contiguous() != fast
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", bench.REFERENCES)
 def test_the_authors_step_moves_the_players_as_ours_does_for_twice_the_flops(name):
     theirs, lean = (
         bench.Step(replace(step(name).recipe, update="alternating"), move)
-        for move in (bench.authors_step, bench.play)
+        for move in (bench.authors_step, loop.step_in_turns)
     )
     once_theirs, once_lean = theirs.prepare(CPU), lean.prepare(CPU)
     for _ in range(2):
@@ -122,10 +123,9 @@ def test_a_ratio_is_taken_within_a_round():
 
 
 def test_the_ratios_of_the_paper_are_those_of_its_table_3():
-    assert {(p.row, p.over): round(p.published, 2) for p in bench.PUBLISHED} == {
-        ("Grad L2L", "PGM Net"): 0.47, ("2-Step L2L", "PGM Net"): 0.61,
-        ("Grad L2L", "Plain Net"): 5.80,
-    }  # fmt: skip
+    printed = {(p.row, p.over): round(p.published, 2) for p in bench.PUBLISHED}
+    over_pgm = {("Grad L2L", "PGM Net"): 0.47, ("2-Step L2L", "PGM Net"): 0.61}
+    assert printed == over_pgm | {("Grad L2L", "Plain Net"): 5.80}
 
 
 def pretend(stop=None):
@@ -136,8 +136,9 @@ def pretend(stop=None):
             on_progress("round")
             yield pd.DataFrame(
                 task.names | {"round": i, "seconds": 1.0, "gflop": 2.0, "peak_mb": 7.0}
-                for task in tasks for i in range(done)
-            )  # fmt: skip
+                for task in tasks
+                for i in range(done)
+            )
             if done == stop:
                 raise KeyboardInterrupt
 
@@ -149,7 +150,7 @@ OPTIONS = ["--classifier", "wrn-10-1", "--batch", "2", "--rounds", "3", "--devic
 
 def test_the_command_prints_and_saves_all_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", pretend())
-    assert main(["bench", *OPTIONS, "--output", str(tmp_path), "--json"]) == 0
+    assert bench.main([*OPTIONS, "--output", str(tmp_path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     saved = json.loads((tmp_path / "results" / "bench.json").read_text())
     assert {row["table"] for row in printed} == set(saved["tables"])
@@ -162,7 +163,7 @@ def test_the_command_prints_and_saves_all_tables(tmp_path, monkeypatch, capsys):
 
 def test_what_is_interrupted_keeps_the_rounds_that_were_over(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", pretend(stop=2))
-    assert main(["bench", *OPTIONS, "--output", str(tmp_path)]) == 130
+    assert bench.main([*OPTIONS, "--output", str(tmp_path)]) == 130
     path = tmp_path / "results" / "bench.json"
     assert str(path) in capsys.readouterr().err
     tables = json.loads(path.read_text())["tables"]
@@ -172,8 +173,8 @@ def test_what_is_interrupted_keeps_the_rounds_that_were_over(tmp_path, monkeypat
 
 def test_a_device_without_bfloat16_is_timed_in_float32_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", pretend())
-    monkeypatch.setattr(bench, "has_bfloat16", lambda device: False)
-    assert main(["bench", *OPTIONS, "--output", str(tmp_path), "--json"]) == 0
+    monkeypatch.setattr(bench.machine, "has_bfloat16", lambda device: False)
+    assert bench.main([*OPTIONS, "--output", str(tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["precision"] for row in rows} == {"float32"}
     assert {row["its_precision"] for row in rows if row["table"] == "ratios"} == {"float32"}
@@ -183,21 +184,27 @@ def test_a_device_without_bfloat16_is_timed_in_float32_alone(tmp_path, monkeypat
     assert set(saved["limit_gflop_per_second"]) == {"float32"}
 
 
+@pytest.mark.slow
 def test_the_progress_names_every_step_and_ends_at_the_whole(tmp_path, monkeypatch):
     steps = bench.steps
     monkeypatch.setattr(bench, "ROWS", bench.PAPER_ROWS)
-    monkeypatch.setattr(bench, "steps", lambda names, *_, **__: steps(names, "wrn-10-1", 2))
+    small = partial(steps, classifier="wrn-10-1", batch_size=2, precisions=["float32"])
+    monkeypatch.setattr(bench, "steps", lambda names, *_, **__: small(names))
     monkeypatch.setattr(bench, "TO_REFERENCE", bench.PUBLISHED)
-    monkeypatch.setattr(bench, "has_bfloat16", lambda device: True)
-    told = []
-    store = Store("smoke", device="cpu", output=tmp_path)
-    bench.run(store, "wrn-10-1", 2, 1, lambda *what: told.append(what))
-    assert sum(share for _, share in told) == pytest.approx(1)
-    assert told[0][0] == "arithmetic limit"
-    assert "wrn-10-1, round 1 of 1: 2-Step L2L, bfloat16" in [what for what, _ in told]
+    monkeypatch.setattr(bench.machine, "has_bfloat16", lambda device: False)
+    names, shares = [], []
+
+    def note(name, share):
+        names.append(name), shares.append(share)
+
+    bench.run(tmp_path / "bench.json", CPU, "wrn-10-1", 2, 1, note)
+    assert sum(shares) == pytest.approx(1)
+    assert names[0] == "arithmetic limit"
+    assert "wrn-10-1, round 1 of 1: 2-Step L2L, float32" in names
 
 
 @pytest.mark.parametrize("option", ["--batch", "--rounds", "--threads"])
 def test_what_is_not_positive_is_refused(option, capsys):
-    assert main(["bench", option, "-1"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        bench.main([option, "-1"])
     assert "must be a positive number, not -1" in capsys.readouterr().err

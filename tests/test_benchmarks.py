@@ -1,47 +1,36 @@
 """The scripts of benchmarks/ that train and compare: what they compare, and how they subtract."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pandas as pd
+from scripts import load
 
-from l2lkit.store import Store
-
-
-def load(name):
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from l2lkit.runs.store import Store
 
 choices, libraries = load("choices"), load("libraries")
 
 
 def test_fast_step_changes_update_and_precision_alone(monkeypatch):
-    monkeypatch.setattr("l2lkit.store.has_bfloat16", lambda device: True)
-    found = choices.fast_step(Store("quick", device="cpu"))
-    assert len(found) == 4
+    monkeypatch.setattr("l2lkit.runs.machine.has_bfloat16", lambda device: True)
+    recipes = choices.fast_step(Store("quick", device="cpu"))
+    assert len(recipes) == 4
     for name in ("Grad L2L", "2-Step L2L"):
-        fast = found[name].as_dict()
-        theirs = found[f"{name}, authors' procedure"].as_dict()
+        fast, theirs = recipes[name].key(), recipes[f"{name}, authors' procedure"].key()
         changed = {k: (fast[k], theirs[k]) for k in fast if fast[k] != theirs[k]}
-        assert changed == {
-            "update": ("simultaneous", "alternating"), "precision": ("bfloat16", "float32")
-        }  # fmt: skip
+        update, precision = ("simultaneous", "alternating"), ("bfloat16", "float32")
+        assert changed == {"update": update, "precision": precision}
 
 
 def test_differences_are_paired_by_seed_and_leave_out_what_failed():
     accuracy = {"Grad L2L": (0.50, 0.70, 0.90), "Grad L2L, authors' procedure": (0.40, 0.72, 0.10)}
-    frame = pd.DataFrame(
-        {"defence": name, "seed": seed, "attack": attack, "accuracy": value,
-         "status": "collapsed" if value == 0.10 else "ok"}
+    status = {0.10: "collapsed"}
+    rows = [
+        (name, seed, attack, value, status.get(value, "ok"))
         for name, values in accuracy.items()
         for seed, value in enumerate(values)
         for attack in ("Clean", "PGM-20", "PGM-100", "CW")
-    )  # fmt: skip
+    ]
+    frame = pd.DataFrame(rows, columns=["defence", "seed", "attack", "accuracy", "status"])
     row = choices.differences(frame).loc["Grad L2L, difference"]
     mean, deviation = (10 - 2) / 2, (10 - -2) / math.sqrt(2)
     assert row["PGM-100"] == f"{mean:.1f} ± {deviation:.1f}" and row["seeds"] == "2"
@@ -67,7 +56,7 @@ def test_libraries_take_turns_batch_by_batch_and_are_measured_once(tmp_path):
             return self.seconds * (2 if first else 1), right
 
     class Model:
-        id, defence = "a-model", "A Net"
+        key, defence = {"model": "a-model"}, "A Net"
 
     both = [Pretended("ours 1", 2.0, 7), Pretended("theirs 2", 3.0, 55)]
     rows, again = (libraries.in_turn(store, both, Model, "a", 20, 60) for _ in range(2))

@@ -13,9 +13,17 @@ from l2lkit.__main__ import main
 from l2lkit.recipes import RECIPES
 
 TINY = recipes.Profile(
-    name="smoke", seeds=1, eval_images=8, curve_images=4, random_draws=2, train_images=24,
-    test_images=8, width=1 / 32, batch_size=8, precision="float32",
-)  # fmt: skip
+    name="smoke",
+    seeds=1,
+    eval_images=8,
+    curve_images=4,
+    random_draws=2,
+    train_images=24,
+    test_images=8,
+    width=1 / 32,
+    batch_size=8,
+    precision="float32",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +36,13 @@ def command(folder, tmp_path, capsys):
     """Runs a command on the tiny images; gives its exit status, stdout and stderr."""
 
     def run(name, *words, **changes):
-        options = {"profile": "smoke", "dataset": "tiny", "data": folder, "device": "cpu",
-                   "output": tmp_path / "out"} | changes  # fmt: skip
+        options = {
+            "profile": "smoke",
+            "dataset": "tiny",
+            "data": folder,
+            "device": "cpu",
+            "output": tmp_path / "out",
+        } | changes
         given = [f"--{key}={value}" for key, value in options.items() if value is not None]
         status = main([name, *given, *words])
         out = capsys.readouterr()
@@ -60,6 +73,9 @@ BAD = [
     (("train", "plain"), {"seed": 10**20}, "--seed must be 0 or more"),
     (("run", "--only", "99"), {}, "There is no notebook '99': --only takes the numbers of 0"),
     (("run", "--only", ""), {}, "There is no notebook ''"),
+    (("train", "grad", "--attacker", "mine.py"), {}, "--attacker takes FILE.py:NAME"),
+    (("train", "grad", "--attacker=none.py:Mine"), {}, "--attacker takes FILE.py:NAME"),
+    (("train", "plain", "--attacker=mine.py:Mine"), {}, "trains against no learned attacker"),
 ]
 
 
@@ -108,8 +124,10 @@ def test_recipes_lists_all_with_the_tables_they_answer(capsys):
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split()[0] for line in lines] == list(RECIPES)
-    assert all(r.defence in line and r.source in line
-               for r, line in zip(RECIPES.values(), lines, strict=True))  # fmt: skip
+    assert all(
+        r.defence in line and r.source in line
+        for r, line in zip(RECIPES.values(), lines, strict=True)
+    )
     assert main(["recipes", "--json"]) == 0
     rows = {row["recipe"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == list(RECIPES)
@@ -158,8 +176,9 @@ def test_train_then_evaluate(command, tmp_path):
     assert str(record.parent) in out
     written = record.read_bytes()
 
-    status, out, err = command("evaluate", "grad", "plain", "--attacks=clean,fgsm,pgm-2,random-2",
-                               "--images=5")  # fmt: skip
+    status, out, err = command(
+        "evaluate", "grad", "plain", "--attacks=clean,fgsm,pgm-2,random-2", "--images=5"
+    )
     assert status == 0 and err == ""
     grad, plain = out.splitlines()
     for line, name in ((grad, "iclr2020/grad"), (plain, "iclr2020/plain")):
@@ -170,8 +189,7 @@ def test_train_then_evaluate(command, tmp_path):
     assert record.read_bytes() == written  # not trained again
     found = list((tmp_path / "out").rglob("correct-*.json"))
     assert len(found) == 2
-    assert set(json.loads(found[0].read_text())["result"]) == {"clean", "fgsm", "pgm-2",
-                                                               "random-2"}  # fmt: skip
+    assert set(json.loads(found[0].read_text())["result"]) == {"clean", "fgsm", "pgm-2", "random-2"}
 
 
 def test_evaluate_at_epsilon_zero_is_the_clean_accuracy(command):
@@ -179,10 +197,44 @@ def test_evaluate_at_epsilon_zero_is_the_clean_accuracy(command):
     assert len(set(re.findall(r"\d+\.\d%", out))) == 1
 
 
+OWN = """
+import torch
+from torch import nn
+import l2lkit as l2l
+
+class Universal(l2l.Attacker):
+    def __init__(self, shape, classes):
+        super().__init__(epsilon=0.031)
+        self.pattern = nn.Parameter(torch.zeros(shape[1:]))
+
+    def iterates(self, classifier, images, labels, generators=None):
+        delta = self.epsilon * self.pattern.tanh().expand_as(images)
+        yield l2l.project(delta, images, self.epsilon)
+
+number = 3
+"""
+
+
+def test_an_attacker_of_ones_own_takes_the_place_of_the_recipes(command, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    status, out, err = command("train", "grad", f"--attacker={path}:Universal")
+    assert (status, err) == (0, "") and "Grad L2L" in out
+    records = [json.loads(p.read_text()) for p in (tmp_path / "out").rglob("record.json")]
+    (mine,) = [r["recipe"]["attack"] for r in records if r["recipe"]["attack"]]
+    assert mine["class"] == "Universal" and mine["source"]
+    for name in ("number", "Nobody"):
+        status, out, err = command("train", "grad", f"--attacker={path}:{name}")
+        assert status == 2 and f"has no '{name}' that makes an attacker" in err
+    path.write_text("import nothing_of_this_name")
+    status, out, err = command("train", "grad", f"--attacker={path}:Universal")
+    assert status == 2 and "cannot be imported (ModuleNotFoundError" in err
+
+
 def test_an_interrupt_says_how_to_go_on(command, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("l2lkit.training.train", interrupt)
+    monkeypatch.setattr("l2lkit.game.loop.train", interrupt)
     status, _, err = command("train", "plain")
     assert status == 130 and "The same command goes on from here." in err

@@ -3,25 +3,32 @@
 import json
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from l2lkit import recipes, store
+from l2lkit import recipes
 from l2lkit.__main__ import parser
+from l2lkit.runs import machine
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    (code,) = [block for block in blocks if "class Universal" in block]
     small = recipes.Profile(
-        name="quick", seeds=1, eval_images=8, curve_images=4, random_draws=2, train_images=64,
+        name="quick",
+        seeds=1,
+        eval_images=8,
+        curve_images=4,
+        random_draws=2,
+        train_images=64,
         test_images=16,
-    )  # fmt: skip
+    )
     monkeypatch.setitem(recipes.PROFILES, "quick", small)
-    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "repository", lambda: None)
     names: dict = {}
     exec(code.replace("range(50)", "range(5)"), names)
     assert "universal" in capsys.readouterr().out
@@ -29,15 +36,9 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
     delta = attack(f, x, y)
     assert 0 < delta.abs().max() <= 0.031 + 1e-6
     assert attack.pattern.abs().max() > 0  # it climbed
-
-    # And as a player of its own, as the text below the code says.
-    class MyLearned(recipes.Learned):
-        def build(self, shape, classes):
-            return names["Universal"]()
-
-    recipe = replace(names["store"].recipe("grad"), attack=MyLearned(steps=1))
-    model = names["store"].model(recipe)
-    assert isinstance(model.attack, names["Universal"])
+    # And as a player of its own, in the last lines of the code.
+    model = names["model"]
+    assert isinstance(model.attack, names["Universal"]) and model.recipe.name == "iclr2020/grad"
     assert model.attack.pattern.abs().max() > 0
 
 

@@ -61,11 +61,8 @@ def script(*arguments, path=SCRIPT, **options):
 
 
 def sourced(code):
-    done = subprocess.run(
-        ["bash", "-c", f". ./run_all.sh; {code}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return done.stdout
+    command = ["bash", "-c", f". ./run_all.sh; {code}"]
+    return subprocess.check_output(command, cwd=ROOT, text=True, timeout=60)
 
 
 def test_lock_pins_every_declared_dependency():
@@ -184,9 +181,9 @@ def test_options_reach_the_job(tmp_path):
 
     job = ["-m", "l2lkit", "run"]
     assert script(path=home / SCRIPT.name).stdout.split("\n")[:-1] == job
-    given = ["--profile=smoke", "--only", "01,05", "--data", "my data.zip", "--publish"]
-    given += ["--output", "/some/where", "--seed", "3"]
+    given = ["--profile=smoke", "--only", "01,05", "--data", "my data.zip"]
+    given += ["--publish", "--retrain", "--output", "/some/where", "--seed", "3"]
     done = script(*given, path=home / SCRIPT.name, cwd=elsewhere)
     expected = ["--profile", "smoke", "--only", "01,05", "--data", f"{elsewhere}/my data.zip"]
-    expected += ["--publish", "--output", "/some/where", "--seed", "3"]
+    expected += ["--publish", "--retrain", "--output", "/some/where", "--seed", "3"]
     assert done.stdout.split("\n")[:-1] == job + expected

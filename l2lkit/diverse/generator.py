@@ -1,0 +1,179 @@
+"""The recursive, stochastic generator of L2L-DA (Jang et al. 2019, *Adversarial Defense via
+Learning to Generate Diverse Attacks*).
+
+What it climbs in training is more than the loss that the classifier descends, and it attacks every
+image twice: see `DiverseAttacker.play`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from l2lkit.errors import check_choice, check_not_negative, check_positive
+from l2lkit.game.solver import (
+    Attacker,
+    Generators,
+    Maker,
+    Play,
+    Scale,
+    Shape,
+    check_batch,
+    input_gradient,
+    project,
+)
+from l2lkit.game.unet import UNet
+
+NORMALISATIONS = ("spatial", "none")
+
+
+class DiverseAttacker(Attacker):
+    """L2L-DA's generator, T = `steps` steps of
+
+        δ ← Π(δ + step_size · tanh g(x + δ, y, z, δ, ∇ₓℓ(f(x + δ), y)))        (equation 5)
+
+    from δ = 0, with the projection to the ε-ball and the image range. One z ~ N(0, I) of `latent`
+    numbers is drawn for an image and kept over its steps, so that every call gives other
+    perturbations; 0 makes the attacker deterministic. `labels` and `accumulated` say whether y and
+    δ are inputs. `gradient`: "spatial" divides ∇ₓℓ by its norm over the pixels of each image and
+    channel (the authors' code), "none" leaves it. `step_size` is ε/4 by default (section 5.1), and
+    ε for one step.
+    """
+
+    own_value = True
+
+    def __init__(
+        self,
+        channels: int = 3,
+        classes: int = 10,
+        epsilon: float = 0.031,
+        width: float = 1.0,
+        steps: int = 10,
+        step_size: float | None = None,
+        latent: int = 8,
+        labels: bool = True,
+        accumulated: bool = True,
+        gradient: str = "spatial",
+        diversity: float = 0.0,
+    ):
+        super().__init__(epsilon)
+        check_positive(steps=steps)
+        check_choice(gradient=(gradient, NORMALISATIONS))
+        self.steps, self.own_step_size, self.latent = steps, step_size, latent
+        self.accumulated, self.gradient, self.diversity = accumulated, gradient, diversity
+        cin = (3 if accumulated else 2) * channels
+        self.network = UNet(cin, channels, width, latent, classes if labels else 0)
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]  # it hangs on z
+        return self.latent > 0
+
+    @property
+    def passes(self) -> int:
+        return self.steps
+
+    @property
+    def step_size(self) -> float:
+        return self.own_step_size or self.epsilon / (4 if self.steps > 1 else 1)
+
+    def draw(self, count: int, like: Tensor, generators: Generators = None) -> Tensor:
+        """Latents z (count, latent) as `like` is, one from each generator if given."""
+        if generators is None:
+            return torch.randn(count, self.latent, device=like.device).to(like)
+        return torch.stack([torch.randn(self.latent, generator=g) for g in generators]).to(like)
+
+    def mix(self, z: Tensor, images: Tensor) -> list[Tensor]:
+        return self.network.mix(z, (images.shape[2], images.shape[3]))
+
+    def step(
+        self, x: Tensor, y: Tensor, delta: Tensor, gradient: Tensor, mixed: list[Tensor]
+    ) -> Tensor:
+        """The next δ (N, C, H, W) from this one, the gradient at x + δ and what z adds."""
+        if self.gradient == "spatial":
+            gradient = gradient / gradient.norm(dim=(2, 3), keepdim=True).clamp(min=1e-30)
+        seen = [x + delta, gradient] + ([delta] if self.accumulated else [])
+        moved = self.step_size * self.network(torch.cat(seen, 1), y, mixed).tanh()
+        return project(delta + moved, x, self.epsilon)
+
+    def iterates(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
+    ) -> Iterator[Tensor]:
+        check_batch(images, labels)
+        mixed = self.mix(self.draw(len(images), images, generators), images)
+        delta = torch.zeros_like(images)
+        for _ in range(self.steps):
+            gradient = input_gradient(classifier, images + delta, labels)
+            delta = self.step(images, labels, delta, gradient, mixed)
+            yield delta
+
+    def play(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Play:
+        """Two draws of z for each image: x, then x again (2N, C, H, W); one where there is no z.
+
+        Climbed are the mean of ℓ(f(x + δᵗ), y) over the steps t (equation 6), and `diversity` (λ)
+        times the mean over steps of |δᵗ(z₁) − δᵗ(z₂)| / |z₁ − z₂| (equation 7), where | | is the
+        mean magnitude of a coordinate, as in the authors' code: λ is theirs.
+
+        The gradient ∇ₓℓ that step t + 1 is shown is that through which ℓ after step t reaches φ.
+        So it is taken once, and the value returned has ∇ₓℓ · δᵗ in the place of ℓ: another number
+        with the same gradient in φ, at half the passes through the classifier.
+        """
+        draws = 2 if self.latent else 1
+        x, y = torch.cat([images] * draws), labels.repeat(draws)  # `repeat` loses the layout
+        z = self.draw(len(x), x)
+        gradient = torch.cat([input_gradient(classifier, images, labels)] * draws)
+        value, delta, mixed = x.new_zeros(()), torch.zeros_like(x), self.mix(z, x)
+        for _ in range(self.steps):
+            delta = self.step(x, y, delta, gradient, mixed)
+            gradient = input_gradient(classifier, x + delta, y)
+            value = value + (gradient * delta).sum() / len(x)
+            if self.diversity and draws == 2:
+                value = value + self.diversity * spread(delta, z)
+        return Play(x, y, delta, value / self.steps)
+
+
+def spread(deltas: Tensor, z: Tensor) -> Tensor:
+    """How far two draws lie apart, relative to their latents: the mean over images of
+    |δ(z₁) − δ(z₂)| / |z₁ − z₂| for deltas (2N, C, H, W) and z (2N, latent), the first draw of all
+    images before the second (equation 7 for one step; | | is the mean magnitude)."""
+    (d1, d2), (z1, z2) = deltas.chunk(2), z.chunk(2)
+    return ((d1 - d2).abs().mean((1, 2, 3)) / (z1 - z2).abs().mean(1)).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverse(Maker):
+    """L2L-DA's generator; settings as of `DiverseAttacker`. `diversity` is λ: 0.02 on MNIST and
+    0.5 on CIFAR-10 in the authors' code."""
+
+    wants_adam: ClassVar[bool] = True
+    width: float = 1.0
+    steps: int = 10
+    latent: int = 8
+    labels: bool = True
+    accumulated: bool = True
+    gradient: str = "spatial"
+    diversity: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(epsilon=self.epsilon, width=self.width, steps=self.steps)
+        check_choice(gradient=(self.gradient, NORMALISATIONS))
+        check_not_negative(diversity=self.diversity, latent=self.latent)
+
+    def __call__(self, shape: Shape, classes: int) -> DiverseAttacker:
+        return DiverseAttacker(
+            shape[1],
+            classes,
+            self.epsilon,
+            self.width,
+            self.steps,
+            latent=self.latent,
+            labels=self.labels,
+            accumulated=self.accumulated,
+            gradient=self.gradient,
+            diversity=self.diversity,
+        )
+
+    def scaled(self, scale: Scale) -> "Diverse":
+        return replace(self, width=scale.width, steps=min(self.steps, scale.steps))

@@ -1,0 +1,135 @@
+"""Files that appear whole or not at all, and checkpoints that are not believed when damaged."""
+
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from l2lkit import distributed
+from l2lkit.errors import InputError
+
+FREE_BYTES = 2 * 10**9
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+
+    Raises InputError if the directory cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):  # the parent may be a file: then there is nothing to remove
+            temporary.unlink()
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}; free some space or name another "
+            "directory with --output. Finished work is kept."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: object) -> None:
+    write_text(path, json.dumps(content, indent=1, default=_plain) + "\n")
+
+
+def is_json(path: Path) -> bool:
+    """Whether the file holds whole JSON."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def check_writable(*directories: Path) -> None:
+    """Raise InputError now, not after an hour, if results cannot be written, or FREE_BYTES are not
+    free."""
+    for directory in directories:
+        probe = directory / ".can-write"
+        write_text(probe, "")
+        probe.unlink(missing_ok=True)  # another process may check too
+    free = shutil.disk_usage(directories[0]).free
+    if free < FREE_BYTES:
+        raise InputError(
+            f"Only {free / 1e9:.1f} GB are free for {directories[0]}: make room for "
+            f"{FREE_BYTES / 1e9:.0f} GB, or name a directory on another disk with --output."
+        )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (np.generic, torch.Tensor)):
+        return value.item()
+    return str(value)
+
+
+def save_checkpoint(directory: Path, name: str, content: object) -> None:
+    """Save as `<name>.<first 16 hex digits of the SHA-256>.pt` and drop older ones of the name."""
+    buffer = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
+    torch.save(content, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]
+    final = directory / f"{name}.{digest}.pt"
+    write_atomically(final, lambda p: p.write_bytes(buffer.getbuffer()))
+    for old in [*directory.glob(f"{name}.*.pt"), *directory.glob(f".{name}.*")]:
+        if old != final:
+            old.unlink()
+
+
+def load_checkpoint(directory: Path, name: str) -> dict | None:
+    """The newest undamaged checkpoint of that name, or None.
+
+    A file whose bytes do not give the digest in its name, or that torch cannot read, is moved
+    aside to `damaged-…` with a warning that names it; it is never used.
+    """
+    kept = sorted(directory.glob(f"{name}.*.pt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in kept:
+        try:
+            if path.suffixes[-2].lstrip(".") != _digest(path):
+                raise ValueError("its content does not match the digest in its name")
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            aside = path.with_name(f"damaged-{path.name}")
+            path.replace(aside)
+            warnings.warn(
+                f"Checkpoint {path} is damaged ({error}); moved to {aside.name}. That model is "
+                "trained again.",
+                stacklevel=2,
+            )
+    return None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Inside, this process (of a group, the first) has the directory for itself; others wait,
+    also on other machines that share the disk. Who is killed lets go. A disk that cannot be
+    written, or that knows no locks, gives none."""
+    lock = FileLock(directory / ".lock")
+    if distributed.rank() == 0:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (OSError, NotImplementedError):
+            pass
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,17 @@
+"""Every training run as data: a table's row is a recipe, and a profile says at which scale."""
+
+from l2lkit.recipes.rows import DEFENCES, RECIPES, SLIM, TODAY, against, recipe
+from l2lkit.recipes.scales import PROFILES, Profile, at_scale, profile
+
+__all__ = [
+    "DEFENCES",
+    "PROFILES",
+    "RECIPES",
+    "SLIM",
+    "TODAY",
+    "Profile",
+    "against",
+    "at_scale",
+    "profile",
+    "recipe",
+]

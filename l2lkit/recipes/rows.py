@@ -1,0 +1,277 @@
+"""Every row of every version as a recipe, at the papers' scale."""
+
+from dataclasses import replace
+from typing import Any
+
+from l2lkit.diverse.generator import Diverse
+from l2lkit.errors import InputError
+from l2lkit.game.cw import CW
+from l2lkit.game.fixed import FGSM, PGM
+from l2lkit.game.free import Free
+from l2lkit.game.learned import Learned
+from l2lkit.game.recipe import Optimiser, Recipe
+from l2lkit.game.solver import Attack
+
+# Plain Net follows Zagoruyko and Komodakis (2016): 200 epochs, rate 0.1 divided by 5.
+WRN = Optimiser(lr=0.1, weight_decay=5e-4, nesterov=True, milestones=(0.3, 0.6, 0.8), decay=0.2)
+WRN_SVHN = Optimiser(lr=0.1, weight_decay=5e-4, milestones=(0.5, 0.75))
+
+
+def _iclr2020() -> list[Recipe]:
+    """Everything from scratch, 100 epochs (section 3); the slim network is Appendix B's."""
+    plain = Recipe(
+        name="iclr2020/plain",
+        defence="Plain Net",
+        source="ICLR 2020, section 3",
+        attack=None,
+        epochs=200,
+        optimiser=WRN,
+    )
+    rows: list[tuple[str, str, Attack]] = [
+        ("fgsm", "FGSM Net", FGSM()),
+        ("pgm", "PGM Net", PGM(steps=10, step_size=0.007)),
+        ("cw", "CW Net", CW(steps=10)),
+        ("naive", "Naive L2L", Learned(steps=0)),
+        ("grad", "Grad L2L", Learned(steps=1)),
+        ("2step", "2-Step L2L", Learned(steps=2)),
+    ]
+    made = [
+        Recipe(name=f"iclr2020/{key}", defence=defence, source=plain.source, attack=attack)
+        for key, defence, attack in rows
+    ]
+    slim = [
+        replace(
+            r,
+            name=f"{r.name}-slim",
+            defence=f"{r.defence} (S)",
+            source="ICLR 2020, Appendix B",
+            attack=replace(r.attack, network="v2-slim"),
+        )
+        for r in made
+        if isinstance(r.attack, Learned)
+    ]
+    return [plain, *made, *slim]
+
+
+def _from_plain(
+    version: str,
+    source: str,
+    epsilon: float,
+    pgm: PGM,
+    plain: Optimiser,
+    plain_epochs: int,
+    sgd: Optimiser,
+) -> list[Recipe]:
+    """Plain, FGSM and PGM Net of the two older versions. All but Plain Net start from it, on
+    WRN-34-4, for 40 epochs; FGSM and PGM Net at a fixed rate of 0.01 and on clean and adversarial
+    batches (where the texts take the two steps in turn, one step takes both losses)."""
+    fixed = replace(sgd, lr=0.01, milestones=())
+    shared: dict[str, Any] = {"source": source, "classifier": "wrn-34-4"}
+    warm = shared | {"epochs": 40, "warm_start": f"{version}/plain", "clean_weight": 1.0}
+    return [
+        Recipe(
+            name=f"{version}/plain",
+            defence="Plain Net",
+            attack=None,
+            epochs=plain_epochs,
+            optimiser=plain,
+            **shared,
+        ),
+        Recipe(
+            name=f"{version}/fgsm",
+            defence="FGSM Net",
+            attack=FGSM(epsilon=epsilon),
+            optimiser=fixed,
+            **warm,
+        ),
+        Recipe(name=f"{version}/pgm", defence="PGM Net", attack=pgm, optimiser=fixed, **warm),
+    ]
+
+
+ATTACKERS = (("naive", "Naive L2L", 0), ("grad", "Grad L2L", 1), ("2step", "2-Step L2L", 2))
+
+
+def _2018() -> list[Recipe]:
+    sgd = Optimiser(lr=0.1, weight_decay=1e-4, milestones=(0.75,))
+    pgm = PGM(epsilon=0.03, steps=10, step_size=0.003, start="zero")
+    designed = _from_plain("2018", "2018 version, section 3", 0.03, pgm, WRN, 200, sgd)
+    learned = [
+        replace(
+            designed[-1],
+            name=f"2018/{key}",
+            defence=defence,
+            optimiser=sgd,
+            attacker_optimiser=sgd,
+            attack=Learned(steps=steps, epsilon=0.03, network="2018"),
+        )
+        for key, defence, steps in ATTACKERS[:2]
+    ]
+    return designed + learned
+
+
+def _v2(
+    version: str,
+    source: str,
+    epsilon: float,
+    plain: Optimiser,
+    plain_epochs: int,
+    theta: Optimiser,
+    phi: Optimiser,
+) -> list[Recipe]:
+    """The second version: slim and wide attackers; its L2L trains on adversarial batches only."""
+    sgd = Optimiser(lr=0.1, weight_decay=1e-4)
+    pgm = PGM(epsilon=epsilon, steps=10, step_size=0.01, start="zero")
+    designed = _from_plain(version, source, epsilon, pgm, plain, plain_epochs, sgd)
+    learned = [
+        replace(
+            designed[-1],
+            name=f"{version}/{key}-{size}",
+            defence=f"{defence} ({size[0].upper()})",
+            clean_weight=0.0,
+            optimiser=theta,
+            attacker_optimiser=phi,
+            attack=Learned(steps=steps, epsilon=epsilon, network=f"v2-{size}"),
+        )
+        for size in ("slim", "wide")
+        for key, defence, steps in ATTACKERS
+    ]
+    return designed + learned
+
+
+def _older() -> list[Recipe]:
+    sgd = Optimiser(lr=0.1, weight_decay=1e-4, milestones=(0.75,))
+    adam = Optimiser(kind="adam", betas=(0.9, 0.99), weight_decay=1e-4)
+    return [
+        *_2018(),
+        *_v2("v2", "second version, sections 3.1 and 3.2", 0.03, WRN, 200, sgd, sgd),
+        *_v2(
+            "v2-svhn",
+            "second version, sections 3.1 and 3.3",
+            0.05,
+            WRN_SVHN,
+            160,
+            replace(adam, lr=2e-4, milestones=(0.75,)),
+            replace(adam, lr=1e-3),
+        ),
+    ]
+
+
+def _today() -> list[Recipe]:
+    """What a user would pick today, in the setting of ICLR 2020 (ε, classifier, optimiser), so
+    that the rows compare: the methods are their authors', the schedules are not."""
+    return [
+        # Replays count as epochs, as their authors count: 12 times 8.
+        Recipe(
+            name="today/free",
+            defence="Free",
+            source="Shafahi et al. 2019, Algorithm 1",
+            attack=Free(),
+            epochs=12,
+            attacker_optimiser=Free().optimiser,
+        ),
+        Recipe(
+            name="today/fgsm-rs",
+            defence="FGSM-RS",
+            source="Wong et al. 2020, Algorithm 3",
+            attack=PGM(steps=1, step_size=1.25 * 0.031),
+        ),
+        Recipe(
+            name="today/trades",
+            defence="TRADES",
+            source="Zhang et al. 2019, Algorithm 1",
+            attack=PGM(steps=10, step_size=0.007, start="gaussian", against="prediction"),
+            trades=6.0,
+        ),
+    ]
+
+
+# Both players of L2L-DA (section 5.1); only the classifier's rate falls (the authors' code).
+DA_SGD = Optimiser(lr=0.01, weight_decay=1e-5)
+# L2L-DA's generator in its Table 1: without recursion (R), diversity (D), and so on.
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "full": ("L2L-DA (full)", {}),
+    "no-r": ("L2L-DA (R no, D yes)", {"steps": 1}),
+    "no-d": ("L2L-DA (R yes, D no)", {"diversity": 0.0}),
+    "no-r-no-d": ("L2L-DA (R no, D no)", {"steps": 1, "diversity": 0.0}),
+    "no-y": ("L2L-DA (δ yes, y no)", {"labels": False}),
+    "no-delta": ("L2L-DA (δ no, y yes)", {"accumulated": False}),
+    "no-delta-no-y": ("L2L-DA (δ no, y no)", {"labels": False, "accumulated": False}),
+    "no-norm": ("L2L-DA (gradient as it is)", {"gradient": "none"}),
+}
+
+
+def _diverse(
+    version: str, classifier: str, epochs: int, plain_epochs: int, epsilon: float, diversity: float
+) -> list[Recipe]:
+    """L2L-DA and its baselines on one dataset (sections 5.1 and 5.2): from a classifier trained
+    on clean images, 100,000 iterations of 100 images on clean and adversarial batches."""
+    sgd = replace(DA_SGD, milestones=(0.5,))
+    plain = Recipe(
+        name=f"{version}/plain",
+        defence="Plain",
+        source="L2L-DA, section 5.1",
+        attack=None,
+        classifier=classifier,
+        epochs=plain_epochs,
+        batch_size=100,
+        optimiser=sgd,
+    )
+    game = replace(
+        plain, epochs=epochs, clean_weight=1.0, warm_start=plain.name, attacker_optimiser=DA_SGD
+    )
+    step = epsilon / 4
+    rows: dict[str, tuple[str, Attack]] = {
+        "fgsm": ("FGSM", FGSM(epsilon=epsilon)),
+        "pgd10": ("PGD-10", PGM(epsilon=epsilon, steps=10, step_size=step)),
+        "pgd100": ("PGD-100", PGM(epsilon=epsilon, steps=100, step_size=step)),
+        "cw100": ("C&W-100", CW(epsilon=epsilon, steps=100)),
+        # Its footnote 1: the 2018 version's Grad L2L, with skip connections.
+        "l2l-star": ("L2L*", Learned(steps=1, epsilon=epsilon, network="unet", gradient="none")),
+    }
+    for key, (defence, off) in ABLATIONS.items():
+        settings = {"diversity": diversity} | off
+        rows[key] = (defence, Diverse(epsilon=epsilon, **settings))
+    return [plain] + [
+        replace(game, name=f"{version}/{key}", defence=defence, attack=attack)
+        for key, (defence, attack) in rows.items()
+    ]
+
+
+def _l2l_da() -> list[Recipe]:
+    # 100,000 iterations are 167 epochs of MNIST, 200 of CIFAR-10.
+    return [
+        *_diverse("l2l-da", "lenet-5", 167, 20, epsilon=0.3, diversity=0.02),
+        *_diverse("l2l-da-cifar10", "resnet-20", 200, 200, epsilon=8 / 255, diversity=0.5),
+    ]
+
+
+def against(model: Recipe, attack: Attack, optimiser: Optimiser, name: str, epochs: int) -> Recipe:
+    """The recipe of an attacker `name` that learns alone, for so many epochs, on the classifier
+    that `model` trains (L2L-DA, section 5.2: generators fine-tuned to a classifier)."""
+    return replace(
+        model,
+        name=f"{model.name}+{name}",
+        defence=f"{name} on {model.defence}",
+        attack=attack,
+        attacker_optimiser=optimiser,
+        optimiser=None,
+        epochs=epochs,
+        warm_start=model,
+        clean_weight=0.0,
+        trades=0.0,
+        update="simultaneous",
+    )
+
+
+RECIPES: dict[str, Recipe] = {r.name: r for r in _iclr2020() + _older() + _l2l_da() + _today()}
+# The rows that a run trains and the notebooks compare, ICLR 2020 where no version is named.
+DEFENCES = ("plain", "fgsm", "pgm", "naive", "grad", "2step")
+SLIM = ("naive-slim", "grad-slim", "2step-slim")
+TODAY = ("today/free", "today/fgsm-rs", "today/trades")
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name at the paper's scale; InputError lists the names there are."""
+    if name not in RECIPES:
+        raise InputError(f"Unknown recipe '{name}': choose {', '.join(RECIPES)}.")
+    return RECIPES[name]

@@ -1,0 +1,163 @@
+"""Many tasks on the cores of one machine, each after those it needs, the longest first."""
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from graphlib import TopologicalSorter
+from pathlib import Path
+from statistics import mean
+
+from tqdm import tqdm
+
+from l2lkit.files import write_json
+from l2lkit.runs.machine import repository
+from l2lkit.runs.store import Store
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work: its name, which no other task has, the words that the progress shows, the
+    work, which returns None or the name of what failed, and the names of the tasks that come before
+    it. Names that are no task of the run count as done."""
+
+    name: str
+    words: str
+    work: Callable[[Store], str | None]
+    needs: frozenset[str] = frozenset()
+
+
+class Durations:
+    """How long each task took when it was last done, here or, before that, in the recorded run:
+    what decides the order, and the time left."""
+
+    def __init__(self, store: Store):
+        self.path = store.runs / "seconds.json"
+        root, name = repository(), f"seconds-{store.profile.name}.json"
+        self.known = _seconds(root / "results" / "recorded" / name) if root else {}
+        self.known |= _seconds(self.path)
+
+    def expected(self, task: Task) -> float:
+        """Seconds: the task's own, else the mean of its kind, else of all, else 1."""
+        if task.name in self.known:
+            return self.known[task.name]
+        kind = task.name.split("/")[0] + "/"
+        alike = [s for name, s in self.known.items() if name.startswith(kind)]
+        return mean(alike or list(self.known.values()) or [1.0])
+
+    def keep(self, task: Task, seconds: float) -> None:
+        """Remember, unless it took less than a tenth of the last time: then it was found done."""
+        if seconds < self.known.get(task.name, 0) / 10:
+            return
+        self.known[task.name] = round(seconds, 1)
+        write_json(self.path, {"seconds": _seconds(self.path) | {task.name: round(seconds, 1)}})
+
+
+def _seconds(path: Path) -> dict[str, float]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["seconds"]
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def work_off(store: Store, tasks: Sequence[Task], workers: int) -> list[str]:
+    """Do the tasks, `workers` at a time, each in a process of its own where there are several;
+    returns the names of what failed. Of the tasks that may start, the longest does, so that no core
+    waits for another at the end.
+
+    A terminal shows a bar with the time left, a log a line a task. Ctrl-C stops at once.
+    """
+    durations, by_name = Durations(store), {task.name: task for task in tasks}
+    expected = {task.name: durations.expected(task) for task in tasks}
+    graph = {task.name: task.needs & by_name.keys() for task in tasks}
+    sorter, ready = TopologicalSorter(graph), list[str]()
+    sorter.prepare()
+    total, started = sum(expected.values()), time.monotonic()
+    over, failed = list[str](), list[str]()
+    # The bar keeps to a terminal (disable=None); in a log the lines stand alone.
+    look = "{percentage:3.0f}%|{bar:24}| {elapsed}, about {remaining} left · {desc}"
+    bar = tqdm(total=total, disable=None, leave=False, bar_format=look)
+
+    def start() -> Task | None:
+        ready.extend(sorter.get_ready())
+        ready.sort(key=lambda name: expected[name])
+        return by_name[ready.pop()] if ready else None
+
+    def finished(task: Task, outcome: str | None, seconds: float) -> None:
+        durations.keep(task, seconds)
+        sorter.done(task.name)
+        over.append(task.name)
+        if outcome:
+            failed.append(outcome)
+        done, now = sum(expected[name] for name in over), time.monotonic() - started
+        bar.update(done - bar.n)
+        tqdm.write(
+            f"[{_clock(now)}, about {_clock(now * (total - done) / done)} left] "
+            f"{len(over)}/{len(tasks)} {task.words} ({seconds:.0f} s)"
+        )
+
+    def on_progress(task: Task, what: str, share: float) -> None:
+        bar.set_description_str(what, refresh=False)
+        bar.update(share * expected[task.name])
+
+    with bar:
+        if workers == 1:
+            while task := start():
+                store.on_progress = partial(on_progress, task)
+                bar.set_description_str(task.words)
+                began = time.monotonic()
+                finished(task, task.work(store), time.monotonic() - began)
+            return failed
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (store.parameters(),))
+        running: dict[Future, Task] = {}
+        try:
+            while True:
+                while len(running) < workers and (task := start()):
+                    running[pool.submit(_in_worker, task.work)] = task
+                if not running:
+                    break
+                bar.set_description_str(", ".join(task.words for task in running.values()))
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    finished(running.pop(future), *future.result())
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+    return failed
+
+
+_worker: Store  # of a worker process
+
+
+def _start_worker(parameters: dict) -> None:
+    global _worker
+    _worker = Store(**parameters)
+    # For the kernels that execute notebooks: two side by side, each with as many threads as there
+    # are cores, wait for one another (notebook 06 takes 32 s so, and 20 s with one thread).
+    os.environ["OMP_NUM_THREADS"] = str(_worker.profile.threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed run leaves no worker behind that trains beside the next run."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _in_worker(work: Callable[[Store], str | None]) -> tuple[str | None, float]:
+    began = time.monotonic()
+    return work(_worker), time.monotonic() - began
+
+
+def _clock(seconds: float) -> str:
+    return tqdm.format_interval(round(seconds))

@@ -1,0 +1,1 @@
+"""What people look at: figures, diagrams, explorers, the notebooks' execution and the report."""

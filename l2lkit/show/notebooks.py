@@ -1,0 +1,96 @@
+"""The notebooks: what each needs, its execution, and its way back into the repository."""
+
+import base64
+import io
+import os
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
+from tqdm import tqdm
+
+from l2lkit.errors import InputError
+from l2lkit.files import write_atomically
+from l2lkit.runs.machine import repository
+from l2lkit.runs.store import Store
+
+
+def notebooks() -> list[Path]:
+    """The notebooks in their order. InputError outside the project's checkout."""
+    root = repository()
+    if root is None:
+        raise InputError(
+            "The notebooks are in the project's repository: clone it and call run_all.sh there."
+        )
+    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def select(only: str | None) -> list[Path]:
+    """The notebooks whose numbers `only` names, as "01,05"; all without it."""
+    everything, chosen = notebooks(), []
+    for number in only.split(",") if only is not None else [p.name[:2] for p in everything]:
+        named = [path for path in everything if path.name[:2] == number.strip()]
+        if not named:
+            raise InputError(
+                f"There is no notebook '{number}': --only takes the numbers of "
+                f"{', '.join(path.stem for path in everything)}."
+            )
+        chosen += named
+    return chosen
+
+
+def needs(path: Path) -> list[str]:
+    """The groups of `results.plan` that a notebook says it needs, in its metadata."""
+    return nbformat.read(path, as_version=4).metadata.get("l2lkit", {}).get("needs", [])
+
+
+def executed(store: Store, path: Path) -> Path:
+    return store.runs / "notebooks" / store.dataset / path.name
+
+
+def execute(store: Store, path: Path) -> str | None:
+    """Execute one notebook with papermill in this environment's kernel. Its name is returned if it
+    fails: the failure is shown and does not stop the others."""
+    target = executed(store, path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            path,
+            target,
+            parameters={"settings": store.parameters()},
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=path.parent,
+            extra_arguments=["--log-level=CRITICAL"],
+        )
+    except PapermillExecutionError as error:
+        tqdm.write(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
+        return path.stem
+    return None
+
+
+def publish(store: Store, path: Path) -> None:
+    """Put the executed notebook in place of the source: outputs as they came but for pictures in
+    256 colours, a third of the size, and without papermill's parameter cell, timings and paths."""
+    notebook = nbformat.read(executed(store, path), as_version=4)
+    notebook.metadata.pop("papermill", None)
+    injected = "injected-parameters"
+    notebook.cells = [c for c in notebook.cells if injected not in c.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.metadata.get("tags") == []:
+            del cell.metadata["tags"]
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = _smaller(output.data["image/png"])
+    write_atomically(path, lambda p: nbformat.write(notebook, os.fspath(p)))
+
+
+def _smaller(png: str) -> str:
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

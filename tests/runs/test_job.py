@@ -1,0 +1,155 @@
+"""The main job's plumbing: which notebooks, what fails, what is published."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from l2lkit import InputError, Store, files, job
+from l2lkit.results import gail, plan
+from l2lkit.runs import workers
+from l2lkit.runs.workers import Task, work_off
+from l2lkit.show import notebooks as books
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """Two notebooks without models: the first fails, the second prints its parameter."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    parameters = new_code_cell("settings = {}", metadata={"tags": ["parameters"]})
+    sources = {"01_fails": ["1 / 0"], "02_works": ['print(settings["profile"])']}
+    for name, cells in sources.items():
+        language = {"language_info": {"name": "python"}}
+        book = new_notebook(cells=[parameters, *map(new_code_cell, cells)], metadata=language)
+        nbformat.write(book, folder / f"{name}.ipynb")
+    paths = sorted(folder.glob("*.ipynb"))
+    monkeypatch.setattr(books, "notebooks", lambda: paths)
+    return paths
+
+
+@pytest.fixture
+def store(folder, tmp_path):
+    return Store("smoke", dataset="tiny", data=folder, device="cpu", output=tmp_path / "out")
+
+
+def outputs(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return [o.get("text", o.get("ename")) for c in cells for o in c.get("outputs", [])]
+
+
+def test_a_failing_notebook_is_named_and_does_not_stop_the_others(notebooks, store, capfd):
+    assert job.run(store, publish=True) == 1
+    out = capfd.readouterr().out
+    assert "ZeroDivisionError" in out and "FAILED   01_fails;" in out
+    assert outputs(books.executed(store, notebooks[1])) == ["smoke\n"]
+    page = (store.runs / "report" / "index.html").read_text()
+    assert "tiny-01_fails.html" in page and "tiny-02_works.html" in page
+    # Published is what worked, as it was written, with its outputs.
+    assert outputs(notebooks[0]) == []
+    published = nbformat.read(notebooks[1], as_version=4)
+    assert [c.source for c in published.cells] == ["settings = {}", 'print(settings["profile"])']
+    assert outputs(notebooks[1]) == ["smoke\n"]
+    assert "papermill" not in notebooks[1].read_text()
+
+
+def test_only_takes_numbers(notebooks):
+    assert books.select("02, 01") == [notebooks[1], notebooks[0]]
+    assert books.select(None) == notebooks
+    with pytest.raises(InputError, match="no notebook '07'.*01_fails, 02_works"):
+        books.select("01,07")
+
+
+def test_a_notebook_says_itself_what_it_needs():
+    declared = {path.name[:2]: books.needs(path) for path in books.notebooks()}
+    assert len(declared) == 9
+    assert declared["01"] == [] and declared["07"] == ["defences", "l2l-da"]
+    assert {group for needs in declared.values() for group in needs} == set(plan.GROUPS)
+
+
+def test_models_come_after_the_one_they_start_from_and_finished_ones_are_left_out(
+    store, monkeypatch
+):
+    ready = store.recipe("pgm")
+    monkeypatch.setattr(Store, "finished", lambda self, recipe, seed: recipe == ready)
+    tasks = {task.name: task for task in plan.defences(store)}
+    trained = {name: task for name, task in tasks.items() if name.startswith("train/")}
+    # With one seed the surrogates of the black box are the next seed's.
+    plain = {"train/iclr2020/plain/0", "train/iclr2020/plain/1"}
+    rows = {f"train/{store.recipe(name).name}/0" for name in plan.ROWS}
+    assert set(trained) == (rows | plain | {"train/iclr2020/fgsm/1"}) - {"train/iclr2020/pgm/0"}
+    for name, task in trained.items():
+        start = f"train/iclr2020/plain/{name[-1]}"
+        assert task.needs == (frozenset() if name in plain else {start})
+    assert tasks["measure/iclr2020/grad/0"].needs == {"train/iclr2020/grad/0"}
+    assert tasks["transfer"].needs == set(trained)
+
+
+def test_rows_of_one_defence_and_two_versions_are_two_tasks(store):
+    one, two = (plan._trains(store.recipe(name), 0) for name in ("pgm", "v2/pgm"))
+    assert one != two
+
+
+def test_no_room_is_said_before_the_work(store, monkeypatch):
+    monkeypatch.setattr(files, "FREE_BYTES", 10**18)
+    with pytest.raises(InputError, match="are free .* --output"):
+        job.run(store)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_task_is_done_after_those_it_needs(store, count, tmp_path):
+    needed = {"0": set(), "1": {"0"}, "2": {"0", "1", "done by an earlier run"}, "3": {"2"}}
+    tasks = [
+        Task(name, name, Touch(tmp_path, name, before & set(needed)), frozenset(before))
+        for name, before in reversed(needed.items())
+    ]
+    assert sorted(work_off(store, tasks, count)) == ["1", "2", "3"]
+    assert sorted(p.name for p in tmp_path.glob("[0-9]")) == ["0", "1", "2", "3"]
+
+
+def test_of_the_tasks_that_may_start_the_longest_does_by_the_last_record(store, tmp_path, capsys):
+    order = (("1", set()), ("5", {"1"}), ("3", set()))
+    tasks = [
+        Task(f"task/{name}", name, Touch(tmp_path, name, set()), frozenset(f"task/{b}" for b in b4))
+        for name, b4 in order
+    ]
+    workers.write_json(
+        store.runs / "seconds.json", {"seconds": {f"task/{n}": float(n) for n, _ in order}}
+    )
+    assert work_off(store, tasks, 1) == ["3", "1", "5"]
+    # They took next to no time, so they count as found done, and the record stays.
+    durations = workers.Durations(store)
+    assert [durations.known[task.name] for task in tasks] == [1.0, 5.0, 3.0]
+    durations.keep(tasks[1], 4.0)
+    assert workers.Durations(store).known["task/5"] == 4.0
+
+
+def test_a_task_without_a_record_is_taken_for_the_mean_of_its_kind(store):
+    durations = workers.Durations(store)
+    durations.known = {"train/a/0": 2.0, "train/b/0": 4.0, "measure/a/0": 9.0}
+    expected = [
+        durations.expected(Task(name, "", Touch(None, "", ())))
+        for name in ("train/a/0", "train/c/0", "other")
+    ]
+    assert expected == [2.0, 3.0, 5.0]
+
+
+class Touch:
+    """A task's work that can travel to a worker; it may not start before what it needs is done."""
+
+    def __init__(self, folder, name, before):
+        self.folder, self.name, self.before = folder, name, before
+
+    def __call__(self, store):
+        assert all((self.folder / name).exists() for name in self.before)
+        (self.folder / self.name).touch()
+        return self.name.strip("0")
+
+
+def test_the_games_of_notebook_08_are_tasks_until_they_are_finished(store, monkeypatch):
+    assert {task.name for task in plan.imitation(store)} == {
+        f"play/{environment}/{method}/0"
+        for environment in ("CartPole-v1", "MountainCar-v0")
+        for method in ("GAIL", "L2L GAIL", "L2L GAIL (shared)")
+    }
+    monkeypatch.setattr(gail, "finished", lambda *_: True)
+    assert plan.imitation(store) == []

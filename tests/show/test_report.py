@@ -1,0 +1,75 @@
+"""The report: its explorer holds what the attacks do, and its pictures have words."""
+
+import base64
+import json
+import re
+from io import BytesIO
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
+
+from l2lkit import recipes
+from l2lkit.game.evaluate import perturb
+from l2lkit.results import experiments
+from l2lkit.runs.store import Store
+from l2lkit.show import cards, report
+
+
+@pytest.fixture
+def store(folder, tmp_path, monkeypatch):
+    sizes = {"eval_images": 8, "curve_images": 4, "random_draws": 2, "batch_size": 8}
+    sizes |= {"train_images": 24, "test_images": 8, "width": 1 / 32, "plain_epochs": 3, "epochs": 1}
+    tiny = recipes.Profile(name="smoke", seeds=1, precision="float32", **sizes)
+    monkeypatch.setitem(recipes.PROFILES, "smoke", tiny)
+    return Store("smoke", dataset="tiny", data=folder, device="cpu", output=tmp_path / "out")
+
+
+def test_report_without_models_trains_none(store):
+    path = report.write(store)
+    assert "iframe title" not in path.read_text() and not (store.runs / "models").exists()
+
+
+def test_page_holds_the_perturbations_and_probabilities(store):
+    store.models(recipes.DEFENCES)
+    index = report.write(store)
+    notebooks = store.runs / "notebooks" / "tiny"
+    png = BytesIO()
+    Image.new("RGB", (2, 2)).save(png, "PNG")
+    picture = {"image/png": base64.b64encode(png.getvalue()).decode()}
+    words = {"image/png": {"alt": "Four <pixels>"}}
+    output = new_output("display_data", picture, metadata=words)
+    notebooks.mkdir(parents=True)
+    book = new_notebook(cells=[new_code_cell("1", outputs=[output])])
+    nbformat.write(book, notebooks / "n.ipynb")
+    text = report.write(store).read_text()
+    assert index.exists() and "<iframe title" in text
+    copy = (index.parent / "tiny-n.html").read_text()
+    assert re.search(r'<img[^>]*alt="Four &lt;pixels&gt;"', copy)
+
+    page = (index.parent / "explorer-tiny.html").read_text()
+    assert not re.search(r"(?:src|href)=.?(?:https?:|//)|import\(|fetch\(", page)
+    assert cards.Deck()._esm in page  # one renderer for notebooks and page
+    content = re.search(r'<script type="application/json" id=data>(.*?)</script>', page, re.DOTALL)
+    data = json.loads(content[1])
+    attack, step = data["attacks"].index("PGM-20"), data["epsilons"].index(0.031)
+    defence = data["defences"].index("PGM Net")
+    cell = data["cells"][defence][attack]
+    sprite = np.asarray(Image.open(BytesIO(base64.b64decode(cell["deltas"].split(",")[1]))))
+    classifier = store.model("pgm").classifier
+    known = experiments.named_attacks(store, store.seed, 0.031)["PGM-20"]
+    for k, image in enumerate(data["images"]):
+        i = image["index"]
+        x, y = store.data.test_images[i : i + 1].float() / 255, store.data.test_labels[i : i + 1]
+        delta = perturb(classifier, known, x, y, seed=i)
+        part = sprite[8 * k : 8 * k + 8, 8 * (step - 1) : 8 * step].transpose(2, 0, 1)
+        stored = 0.031 * (part.astype(float) - 128) / 127
+        np.testing.assert_allclose(stored, delta[0].numpy(), atol=0.031 / 127)
+        with torch.no_grad():
+            clean, after = classifier(torch.cat([x, x + delta])).softmax(1).numpy()
+        np.testing.assert_allclose(data["clean"][defence][k], 1000 * clean, atol=0.51)
+        np.testing.assert_allclose(cell["after"][step - 1][k], 1000 * after, atol=0.51)
+    assert len(data["images"]) == cards.PAGE_IMAGES
