@@ -321,7 +321,7 @@ def test_the_readmes_grid(folder, tmp_path, capsys):
         a, b = there.model(name), here.model(name)
         pd.testing.assert_frame_equal(untimed(a.log), untimed(b.log), check_exact=True)
     files = {p.name for p in there.output.rglob("*") if p.is_file() and p.suffix != ".pt"}
-    assert files == {".lock", "log.csv", "record.json"}
+    assert files == {".lock", "layout", "log.csv", "record.json"}
 
 
 def test_a_model_belongs_to_one_job_at_a_time(tmp_path):
