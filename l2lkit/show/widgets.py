@@ -1,6 +1,6 @@
 """Controls for notebooks. Each explorer redraws one picture in place: no flicker, no pile of plots.
 
-Without a kernel the sliders do nothing; `l2lkit.show.cards.page`, part of the report, is the explorer
+Without a kernel the sliders do nothing; `show.cards.page`, part of the report, is the explorer
 that works without one.
 """
 
