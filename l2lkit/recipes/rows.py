@@ -35,8 +35,17 @@ def _iclr2020() -> list[Recipe]:
         ("grad", "Grad L2L", Learned(steps=1)),
         ("2step", "2-Step L2L", Learned(steps=2)),
     ]
+    others = {  # rows that section 3 does not have
+        "fgsm": "ICLR 2020, Appendix A, as a surrogate",
+        "cw": "the setting of ICLR 2020, section 3; no text has this row",
+    }
     made = [
-        Recipe(name=f"iclr2020/{key}", defence=defence, source=plain.source, attack=attack)
+        Recipe(
+            name=f"iclr2020/{key}",
+            defence=defence,
+            source=others.get(key, plain.source),
+            attack=attack,
+        )
         for key, defence, attack in rows
     ]
     slim = [
