@@ -49,23 +49,30 @@ def identity(thing: Any) -> dict[str, Any]:
 
 
 def settings(thing: Any) -> dict[str, Any]:
-    """The fields of a dataclass; of any other object its public attributes that are plain data."""
+    """The fields of a dataclass; of any other object its public attributes."""
     if is_dataclass(thing):
         return {f.name: _plain(getattr(thing, f.name)) for f in fields(thing)}
-    return {
-        name: _plain(value)
-        for name, value in vars(thing).items()
-        if isinstance(value, PLAIN) and not name.startswith("_") and name != "training"
-    }
+    public = {k: v for k, v in vars(thing).items() if not k.startswith("_") and k != "training"}
+    return {name: _plain(value) for name, value in public.items()}
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON keeps it; anything that is no plain data by its own identity."""
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+    """`value` as JSON keeps it: a tensor by its digest, code and dataclasses by their identity, any
+    other object by how it prints, or by its class where that is an address."""
     if isinstance(value, bool | int | float | str | type(None)):
         return value
-    return identity(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(v) for v in value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, torch.Tensor):
+        return digest_of({"": value})
+    if is_dataclass(value) or isinstance(value, type | FunctionType | partial | nn.Module):
+        return identity(value)
+    text = repr(value)
+    return type(value).__qualname__ if " at 0x" in text else text
 
 
 def weights(module: nn.Module) -> str:
@@ -130,7 +137,9 @@ def _read(thing: type | FunctionType) -> tuple[str, set[str]]:
 
 def _tree(thing: type | FunctionType, codes: list[CodeType]) -> ast.AST:
     """The syntax tree of a class or function, also of one from a notebook's cell, where `inspect`
-    finds functions and not always classes."""
+    finds functions and not always classes. A lambda has none: two may share a line."""
+    if thing.__name__ == "<lambda>":
+        raise OSError("a lambda is told by its bytecode")
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(thing)))
     except (OSError, TypeError):

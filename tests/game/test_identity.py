@@ -4,7 +4,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -73,6 +75,24 @@ def test_settings_of_other_kinds_do_not_meet():
     bound = [partial(NaiveAttacker, width=w) for w in (0.1, 0.2)]
     keys = [fingerprint(identity(thing)) for thing in (*makers, *bound, NaiveAttacker)]
     assert len(set(keys)) == len(keys)
+
+
+class Odd(NaiveAttacker):
+    """Keeps settings that are no single numbers."""
+
+    def __init__(self, schedule):
+        torch.manual_seed(0)
+        super().__init__(**SMALL)
+        self.schedule = schedule
+
+
+def test_settings_that_are_lists_tables_tensors_or_functions_count_too():
+    values = [[1, 2], [2, 1], {"a": 1}, {"a": 2}, {"a", "b"}, {"b"}, len, sorted, Path("a")]
+    values += [torch.ones(2), torch.zeros(2), np.float32(1), np.float32(2), PGM(), PGM(steps=3)]
+    values += [lambda x: x, lambda x: 2 * x, object()]
+    keys = [fingerprint(Odd(value).key()) for value in values]
+    assert len(set(keys)) == len(keys)
+    assert keys == [fingerprint(Odd(value).key()) for value in values]
 
 
 def test_weights_are_told_by_name_type_and_shape_too():
