@@ -215,7 +215,7 @@ run_checks() {
     check "format (ruff)" "$python" -m ruff format --check .
     check "rooms (import-linter)" .venv/bin/lint-imports --no-logo
     check "types (mypy)" "$python" -m mypy
-    check "tests" "$python" -m pytest -q --ignore=tests/show/test_browser.py
+    check "tests" "$python" -m pytest -q -n 2 --dist loadfile --ignore=tests/show/test_browser.py
     check "main job (smoke)" "$python" -m l2lkit run --profile smoke
     check "notebooks (nbval)" env L2LKIT_PROFILE=smoke "$python" -m pytest -q --nbval-lax notebooks/
     check "explorers (Chromium)" "$python" -m pytest -q -rs tests/show/test_browser.py
