@@ -10,7 +10,7 @@ class InputError(ValueError):
     """A user's mistake or a missing file; the message is one sentence that names the fix."""
 
 
-def whole(name: str, text: str) -> int:
+def whole_number(name: str, text: str) -> int:
     """The text as a whole number; InputError if it is none."""
     try:
         return int(text)

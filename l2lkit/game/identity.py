@@ -10,6 +10,7 @@ import json
 import linecache
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -99,7 +100,8 @@ def _outside(thing: type | FunctionType) -> bool:
 
 def source(thing: type | FunctionType) -> str:
     """16 hex digits of the source of a class or function from outside the package, of those it
-    inherits from, and of the functions, classes and plain values of its own module that they name.
+    inherits from, and of the functions, classes and plain values of its own module that they name
+    or that are bound to them, as defaults or from around them.
     Comments, formatting and docstrings do not count. What has no source to read (typed at Python's
     prompt) counts as its bytecode."""
     digest, seen, open_ends = hashlib.sha256(), set(), [thing]
@@ -113,8 +115,8 @@ def source(thing: type | FunctionType) -> str:
         text, names = _read(part)
         digest.update(f"{part.__qualname__}\n{text}\n".encode())
         space = inspect.getmodule(part).__dict__ if inspect.getmodule(part) else {}
-        for name in sorted(names & space.keys()):
-            value = space[name]
+        used = [(name, space[name]) for name in sorted(names & space.keys())]
+        for name, value in [*used, *(pair for f in _functions(part) for pair in _bound(f))]:
             if isinstance(value, PLAIN):
                 digest.update(f"{name} = {value!r}\n".encode())
             elif isinstance(value, type | FunctionType) and value.__module__ == part.__module__:
@@ -124,13 +126,14 @@ def source(thing: type | FunctionType) -> str:
 
 def _read(thing: type | FunctionType) -> tuple[str, set[str]]:
     """The normalised source, and the names it uses."""
-    codes = list(_codes(thing))
+    codes = [code for f in _functions(thing) for code in _codes(f.__code__)]
     try:
         linecache.checkcache()
         tree = _tree(thing, codes)
     except (OSError, TypeError, SyntaxError):
-        plain = [(c.co_code.hex(), [x for x in c.co_consts if isinstance(x, PLAIN)]) for c in codes]
-        return repr(plain), {name for c in codes for name in c.co_names}
+        plain = [[x for x in c.co_consts if isinstance(x, PLAIN)] for c in codes]
+        text = repr([(c.co_code.hex(), c.co_names, p) for c, p in zip(codes, plain, strict=True)])
+        return text, {name for c in codes for name in c.co_names}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     return ast.dump(_bare(tree)), used
 
@@ -150,17 +153,28 @@ def _tree(thing: type | FunctionType, codes: list[CodeType]) -> ast.AST:
     raise OSError(f"no source of {thing}")
 
 
-def _codes(thing: Any) -> Iterator[CodeType]:
-    if isinstance(thing, FunctionType):
-        yield thing.__code__
-        for const in thing.__code__.co_consts:
-            if isinstance(const, CodeType):
-                yield const
-    elif isinstance(thing, type):
-        for value in vars(thing).values():
-            inner = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
-            if isinstance(inner, FunctionType):
-                yield from _codes(inner)
+def _functions(thing: type | FunctionType) -> Iterator[FunctionType]:
+    """The function itself, or those that a class defines."""
+    for value in [thing] if isinstance(thing, FunctionType) else vars(thing).values():
+        inner = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
+        if isinstance(inner, FunctionType):
+            yield inner
+
+
+def _codes(outer: CodeType) -> Iterator[CodeType]:
+    yield outer
+    for const in outer.co_consts:
+        if isinstance(const, CodeType):
+            yield from _codes(const)
+
+
+def _bound(f: FunctionType) -> Iterator[tuple[str, Any]]:
+    """A function's defaults, and the values that it takes from around it."""
+    yield from ((f"default {i}", value) for i, value in enumerate(f.__defaults__ or ()))
+    yield from (f.__kwdefaults__ or {}).items()
+    for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
+        with suppress(ValueError):  # a cell that is still empty
+            yield name, cell.cell_contents
 
 
 def _bare(tree: ast.AST) -> ast.AST:

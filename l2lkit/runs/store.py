@@ -32,7 +32,7 @@ from l2lkit import data as datasets
 from l2lkit import distributed, recipes
 from l2lkit.checks.attacks import Budget, auto_attack
 from l2lkit.checks.subject import Subject
-from l2lkit.errors import InputError, whole
+from l2lkit.errors import InputError, whole_number
 from l2lkit.files import (
     alone,
     is_json,
@@ -110,7 +110,7 @@ class Store:
             variable = f"L2LKIT_{name.upper()}"
             value = os.environ.get(variable)
             if value and name not in settings:
-                settings[name] = whole(variable, value) if name.startswith("seed") else value
+                settings[name] = whole_number(variable, value) if "seed" in name else value
         return cls(**settings)
 
     def _check_layout(self) -> None:

@@ -95,6 +95,21 @@ def test_settings_that_are_lists_tables_tensors_or_functions_count_too():
     assert keys == [fingerprint(Odd(value).key()) for value in values]
 
 
+def test_code_that_looks_the_same_is_told_by_what_is_bound_to_it():
+    def around(value):
+        class Inner(NaiveAttacker):
+            def scale(self):
+                return value
+
+        return [lambda s, c: value, lambda s, c, k=value: k, Inner]
+
+    for one, two in zip(around(1.0), around(2.0), strict=True):
+        assert identity(one) != identity(two)
+        assert identity(one) == identity(one)
+    naive, grad = (lambda s, c: NaiveAttacker()), (lambda s, c: GradAttacker())
+    assert identity(naive) != identity(grad)
+
+
 def test_weights_are_told_by_name_type_and_shape_too():
     one, two = nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)
     with torch.no_grad():
