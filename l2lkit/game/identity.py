@@ -184,7 +184,7 @@ def _bare(tree: ast.AST) -> ast.AST:
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+                node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]  # not every node has one
     return tree
 
 
