@@ -32,7 +32,8 @@ Options of the run:
   --output DIR       where runs/ and figures/ go; default: this repository
   --retrain          make anew what other code than this made; without it such
                      results are used, and captions say so
-  --publish          copy the executed notebooks back into notebooks/
+  --publish          copy the executed notebooks back into notebooks/ and the
+                     figures to figures/published/
 
 Environment:
   PYTHON             the Python to build .venv with, if not the first suitable one

@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     words = "the main job: models, measurements, notebooks, report; resumes what was interrupted"
     add = commands.add_parser("run", parents=[shared], help=words).add_argument
     add("--only", metavar="NN,NN", help="only these notebooks, as 01,05")
-    add("--publish", action="store_true", help="put the executed notebooks back in notebooks/")
+    words = "put executed notebooks back in notebooks/, figures in figures/published/"
+    add("--publish", action="store_true", help=words)
 
     words = "train one recipe at the profile's scale and print its log"
     add = commands.add_parser("train", parents=[shared], help=words).add_argument

@@ -14,7 +14,8 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
 
     What an earlier run of the same profile finished is used as it is. `only` is a list of
     notebook numbers, as "01,05". With `publish` the executed notebooks replace those of
-    notebooks/. Raises InputError for a wrong selection, missing data, an output directory that
+    notebooks/, and the figures go to figures/published/.
+    Raises InputError for a wrong selection, missing data, an output directory that
     cannot be written or a disk without room, before any long work.
     """
     chosen = notebooks.select(only)
@@ -46,6 +47,7 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
         for path in chosen:
             if path.stem not in failed:
                 notebooks.publish(store, path)
+        notebooks.publish_figures(store)
     print(f"Figures  {store.figures}\nTables   {store.runs / 'tables' / store.dataset}")
     print(f"Report   {store.runs / 'report' / 'index.html'}")
     if failed:

@@ -1,4 +1,4 @@
-"""What the README says can be run."""
+"""What the README and the pages of docs/ say can be run."""
 
 import json
 import re
@@ -11,12 +11,14 @@ from l2lkit import recipes
 from l2lkit.__main__ import parser
 from l2lkit.runs import machine
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+PAGES[ROOT / "README.md"] = README
 
 
 def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    (code,) = [block for block in blocks if "class Universal" in block]
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES[ROOT / "docs" / "extend.md"], re.S)
     small = recipes.Profile(
         name="quick",
         seeds=1,
@@ -42,25 +44,52 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
     assert model.attack.pattern.abs().max() > 0
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/python -m l2lkit (.*)$", README, re.M))
+@pytest.mark.parametrize(
+    "line", re.findall(r"^\.venv/bin/python -m l2lkit (.*)$", "\n".join(PAGES.values()), re.M)
+)
 def test_its_commands_parse(line):
     args = vars(parser().parse_args(shlex.split(line, comments=True)))
     for name in [args["recipe"]] if args.get("recipe") else args.get("recipes", []):
         recipes.recipe(name if "/" in name else f"iclr2020/{name}")
 
 
-def test_its_files_exist():
-    root = Path(__file__).parents[1]
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (root / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_files_that_are_linked_exist(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_benchmarks_that_remake_the_tables_exist(page):
+    for script in re.findall(r"python (benchmarks/\w+\.py)", PAGES[page]):
+        assert (ROOT / script).is_file(), script
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 900
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "results/recorded").glob("white_box-*.json"))
+    "path", sorted((ROOT / "results" / "recorded").glob("white_box-*.json")), ids=lambda p: p.stem
 )
-def test_its_tables_are_the_recorded_ones(path):
-    rows = json.loads(path.read_text())["rows"]
+def test_the_tables_are_the_recorded_ones(path):
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    results = PAGES[ROOT / "docs" / "results.md"]
     for row in rows:
         shown = [c for c in row if c not in ("FGSM", "Random", "Own attacker", "seeds")]
         cells = [row[c] for c in shown]
-        assert f"| {' | '.join(cells)} |" in README, f"{path.name}: {row['defence']}"
+        assert f"| {' | '.join(cells)} |" in results, f"{path.name}: {row['defence']}"
+
+
+def test_the_table_of_the_readme_is_the_recorded_one():
+    path = ROOT / "results" / "recorded" / "white_box-digits.json"
+    recorded = {row["defence"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    table = re.search(r"(\| defence \| Clean .*?)\n\n", README, re.S)
+    assert table
+    header, _, *lines = table[1].splitlines()
+    columns = header.strip("| ").split(" | ")
+    assert len(lines) == 6
+    for line in lines:
+        cells = dict(zip(columns, line.strip("| ").split(" | "), strict=True))
+        row = recorded[cells["defence"]]
+        assert cells == {column: row[column] for column in columns}

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -87,6 +88,12 @@ def publish(store: Store, path: Path) -> None:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _smaller(output.data["image/png"])
     write_atomically(path, lambda p: nbformat.write(notebook, os.fspath(p)))
+
+
+def publish_figures(store: Store) -> None:
+    """Copy the figures of this profile and dataset over those in figures/published/."""
+    target = notebooks()[0].parents[1] / "figures" / "published" / store.figures.name
+    shutil.copytree(store.figures, target, dirs_exist_ok=True)
 
 
 def _smaller(png: str) -> str:

@@ -32,7 +32,7 @@ from l2lkit.runs.machine import processor
 from l2lkit.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+SCALE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -296,8 +296,8 @@ def test_every_process_draws_its_own_random_numbers(colours, monkeypatch):
 
 def test_the_readmes_grid(folder, tmp_path, capsys):
     """Its array job, two tasks at a time, which both need the same Plain Net first."""
-    (job,) = re.findall(r"```bash\n(.*?)```", README, re.S)
-    (line,) = re.findall(r"^seq 0 14 (\| xargs .*?)  #", README, re.M)
+    (job,) = re.findall(r"```bash\n(.*?)```", SCALE, re.S)
+    (line,) = re.findall(r"^seq 0 14 (\| xargs .*?)  #", SCALE, re.M)
     words = f"--profile smoke --dataset tiny --data {folder} --device cpu"
     job = job.replace("--profile paper --dataset cifar10", words)
     (tmp_path / "grid.sh").write_text(job.replace(".venv/bin/python", sys.executable))

@@ -17,7 +17,10 @@ def notebooks(tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     parameters = new_code_cell("settings = {}", metadata={"tags": ["parameters"]})
-    sources = {"01_fails": ["1 / 0"], "02_works": ['print(settings["profile"])']}
+    draws = """import l2lkit, matplotlib.pyplot as plt
+from l2lkit.show import style
+style.save(l2lkit.Store.here(**settings), plt.figure(), "dot", "Nothing");"""
+    sources = {"01_fails": ["1 / 0"], "02_works": ['print(settings["profile"])', draws]}
     for name, cells in sources.items():
         language = {"language_info": {"name": "python"}}
         book = new_notebook(cells=[parameters, *map(new_code_cell, cells)], metadata=language)
@@ -41,15 +44,19 @@ def test_a_failing_notebook_is_named_and_does_not_stop_the_others(notebooks, sto
     assert job.run(store, publish=True) == 1
     out = capfd.readouterr().out
     assert "ZeroDivisionError" in out and "FAILED   01_fails;" in out
-    assert outputs(books.executed(store, notebooks[1])) == ["smoke\n"]
+    assert outputs(books.executed(store, notebooks[1]))[0] == "smoke\n"
     page = (store.runs / "report" / "index.html").read_text()
     assert "tiny-01_fails.html" in page and "tiny-02_works.html" in page
     # Published is what worked, as it was written, with its outputs.
     assert outputs(notebooks[0]) == []
     published = nbformat.read(notebooks[1], as_version=4)
-    assert [c.source for c in published.cells] == ["settings = {}", 'print(settings["profile"])']
-    assert outputs(notebooks[1]) == ["smoke\n"]
+    sources = [c.source for c in published.cells[:2]]
+    assert sources == ["settings = {}", 'print(settings["profile"])']
+    assert outputs(notebooks[1])[0] == "smoke\n"
     assert "papermill" not in notebooks[1].read_text()
+    # And its figure, beside the run's own.
+    path = notebooks[1].parents[1] / "figures" / "published" / "smoke-tiny" / "dot.png"
+    assert path.read_bytes() == (store.figures / "dot.png").read_bytes()
 
 
 def test_only_takes_numbers(notebooks):

@@ -1,0 +1,162 @@
+"""What came out: two or three sentences for each notebook, computed from its own tables, so that
+they change when the run does. Each function takes the frames that its notebook shows."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from l2lkit.game import toy
+from l2lkit.results.experiments import mean_deviation
+
+LEARNED = ("Grad L2L", "2-Step L2L")
+
+
+def cycle(step: float = 0.1, steps: int = 314) -> str:
+    """01: how far from the equilibrium each way of stepping ends, from (1, 0)."""
+    ends = {name: toy.radius(toy.play(name, step, steps))[-1] for name in toy.METHODS}
+    learned = toy.radius(toy.play_learned(step, 4 * steps, rate=0.1)[0])[-1]
+    away = [name for name, radius in ends.items() if radius > 1.5]
+    home = [name for name, radius in ends.items() if radius < 0.5]
+    stay = [name for name in ends if name not in away + home]
+    return (
+        f"{steps} steps of {step:g} from (1, 0), at distance 1: {_radii(ends, away)} leave, "
+        f"{_radii(ends, stay)} go round, {_radii(ends, home)} come home. An inner player that "
+        f"learns its step ends at {learned:.3f} after {4 * steps} steps. Nothing but the way of "
+        "stepping was changed."
+    )
+
+
+def _radii(ends: dict[str, float], names: Iterable[str]) -> str:
+    return _list(f"{name} steps ({ends[name]:.3g})" for name in names)
+
+
+def training(log: pd.DataFrame, times: pd.DataFrame) -> str:
+    """02: what the learned attackers cost and how much of the ball they use; `log` is
+    `experiments.training_logs`', `times` is `tables.compare_times`'."""
+    ratios = times.set_index("defence")
+    costs = [
+        f"an epoch of {name} takes {row.relative:.2f} of PGM Net's time"
+        + (f" (ICLR 2020: {row.iclr2020:.2f})" if pd.notna(row.iclr2020) else "")
+        for name, row in ratios.reindex(LEARNED).iterrows()
+        if pd.notna(row.relative)
+    ]
+    last = log[log.status == "ok"].groupby(["defence", "seed"], sort=False).tail(1)
+    size = last.groupby("defence").delta.mean()
+    sizes = [f"{name}'s {size[name]:.0%}" for name in ("PGM Net", *LEARNED) if name in size]
+    failed = log[log.status != "ok"].groupby(["defence", "seed"]).ngroups
+    words = [f"{_list(costs)}.", f"Of the ball's radius, the last epoch's δ use {_list(sizes)}."]
+    words.append(f"{failed} of {log.groupby(['defence', 'seed']).ngroups} models failed to learn.")
+    return _sentences(words)
+
+
+def robustness(raw: pd.DataFrame) -> str:
+    """03, and the head of 00: who withstands the worst attack, and whether the paper's order holds;
+    `raw` is `experiments.white_box`'."""
+    accuracy = _accuracy(raw)
+    worst = accuracy["Worst"].mean().sort_values()
+    words = [
+        f"Under the worst of PGM-20, PGM-100 and CW, {worst.index[-1]} keeps most: "
+        f"{worst.iloc[-1]:.1f}%, {worst.index[0]} least: {worst.iloc[0]:.1f}%."
+    ]
+    for name in LEARNED:
+        if {name, "PGM Net"} <= set(worst.index):
+            gap = (accuracy["Worst", name] - accuracy["Worst", "PGM Net"]).dropna()
+            words.append(
+                f"{name} is {_above(gap)} PGM Net there (the paper: at least as robust), and at "
+                f"least as robust on {(gap >= 0).sum()} of {len(gap)} seeds."
+            )
+    drops = accuracy["PGM-20"].mean() - accuracy["PGM-100"].mean()
+    named = [f"{name} {drops[name]:.1f}" for name in ("PGM Net", *LEARNED) if name in drops]
+    words.append(f"From PGM-20 to PGM-100, {_list(named)} points are lost.")
+    return _sentences(words)
+
+
+def loss_curves(gaps: pd.DataFrame) -> str:
+    """04: how many steps of PGM a learned attacker is worth; `gaps` is
+    `experiments.attack_gaps`'."""
+    words = []
+    for name, rows in gaps.groupby("defence", sort=False):
+        steps = rows["PGM steps matched"].replace("", "21").astype(int)
+        reached = "more than PGM's 20 steps" if steps.min() > 20 else f"PGM's step {steps.min()}"
+        if steps.max() > steps.min():
+            reached += " to " + ("beyond 20" if steps.max() > 20 else str(steps.max()))
+        below = int((rows["own attacker"] < rows["PGM-20"]).sum())
+        words.append(
+            f"On {name}, its own attacker reaches the loss of {reached}; PGM-20 ends above it on "
+            f"{below} of {len(rows)} seeds."
+        )
+    return _sentences(words)
+
+
+def perturbations(rough: pd.DataFrame) -> str:
+    """05: whose perturbations are smooth; `rough` is `experiments.roughness`'."""
+    table = rough[rough.status == "ok"].pivot_table(
+        index="defence", columns="attack", values="roughness", sort=False
+    )
+    words = []
+    attack = "2-Step L2L attacker"
+    for name, row in table.iterrows():
+        word = "smoother than" if row[attack] < row["PGM-20"] else "no smoother than"
+        words.append(
+            f"On {name} the 2-Step attacker's perturbations are {word} PGM-20's: roughness "
+            f"{row[attack]:.2f} against {row['PGM-20']:.2f}."
+        )
+    return _sentences(words)
+
+
+def checklist(verdicts: pd.DataFrame) -> str:
+    """06: how many items hold, and which do not; `verdicts` is `checks.verdicts`'."""
+    measured = verdicts[verdicts.verdict != ""]
+    words = []
+    for topic, rows in measured.groupby("topic", sort=False):
+        missed = rows[rows.verdict != "holds"]
+        text = f"{topic}: {len(rows) - len(missed)} of {len(rows)} verdicts hold"
+        if len(missed):
+            names = missed.groupby("item", sort=False).defence.agg(_list)
+            text += "; not " + "; ".join(f"“{item}” ({who})" for item, who in names.items())
+        words.append(f"{text}.")
+    return _sentences(words)
+
+
+def diverse(effects: pd.DataFrame, attack: str = "PGD-100") -> str:
+    """07: what recursion and diversity add; `effects` is `diverse.effects`'."""
+    words = []
+    for row in effects[(effects.under == attack) & (effects.points != "")].itertuples():
+        words.append(
+            f"{row.adding} {row[2]} adds {row.points} points under {attack} (the paper: "
+            f"{row.published}), and something on {row[5]} seeds."
+        )
+    return _sentences(words)
+
+
+def imitation(numbers: pd.DataFrame) -> str:
+    """08: who reaches the expert and stays there; `numbers` is `gail.stability_table`'."""
+    words = []
+    for environment, rows in numbers.groupby("environment", sort=False):
+        parts = []
+        for method, runs in rows.groupby("method", sort=False):
+            there = f"{method} reaches the expert in {runs.reached.count()} of {len(runs)} runs"
+            stays = f" and is then below 80% of it in {runs.below.mean():.0%} of the iterations"
+            parts.append(there + (stays if runs.reached.count() else ""))
+        words.append(f"On {environment}, {_list(parts)}.")
+    return _sentences(words)
+
+
+def _accuracy(raw: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in %, a row a seed, columns (attack, defence), of the models that are ok."""
+    fine = raw[raw.status == "ok"]
+    return 100 * fine.pivot_table(index="seed", columns=["attack", "defence"], values="accuracy")
+
+
+def _above(gap: pd.Series) -> str:
+    text = mean_deviation(gap.abs() if len(gap) == 1 else gap * (1 if gap.mean() >= 0 else -1))
+    return f"{text} points {'above' if gap.mean() >= 0 else 'below'}"
+
+
+def _list(words: Iterable[str]) -> str:
+    *head, last = words
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def _sentences(words: Iterable[str]) -> str:
+    return " ".join(text[0].upper() + text[1:] for text in words)
