@@ -31,9 +31,12 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
     )
     groups: dict[str, list[Task]] = {}
     last = []
-    for path in chosen:
+    for path in sorted(chosen, key=lambda path: "answers" in notebooks.needs(path)):
         before: set[str] = set()
         for name in notebooks.needs(path):
+            if name == "answers":  # what the other notebooks say
+                before |= {task.name for task in last}
+                continue
             groups.setdefault(name, GROUPS[name](store))
             before |= {task.name for task in groups[name]}
         work = partial(notebooks.execute, path=path)

@@ -149,8 +149,8 @@ def _accuracy(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _above(gap: pd.Series) -> str:
-    text = mean_deviation(gap.abs() if len(gap) == 1 else gap * (1 if gap.mean() >= 0 else -1))
-    return f"{text} points {'above' if gap.mean() >= 0 else 'below'}"
+    sign, word = (1, "above") if gap.mean() >= 0 else (-1, "below")
+    return f"{mean_deviation(sign * gap)} points {word}"
 
 
 def _list(words: Iterable[str]) -> str:

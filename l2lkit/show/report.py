@@ -14,6 +14,7 @@ from l2lkit.files import write_text
 from l2lkit.recipes import DEFENCES
 from l2lkit.runs.store import Store
 from l2lkit.show import cards
+from l2lkit.show.answers import said
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem;
@@ -60,6 +61,11 @@ def _section(store: Store, directory: Path, dataset: str) -> str:
         write_text(directory / name, body)
         parts.append(f'<a href="{name}">{html.escape(path.stem)}</a> ')
     parts.append("</p>")
+    if answers := said(store, dataset):
+        items = "".join(
+            f"<li>{name[:2]}: {html.escape(text)}</li>" for name, text in answers.items()
+        )
+        parts.append(f"<h3>What came out</h3><ul>{items}</ul>")
     explorer = directory / f"explorer-{dataset}.html"
     if explorer.exists():
         content = html.escape(explorer.read_text(encoding="utf-8"))

@@ -59,6 +59,23 @@ def test_a_failing_notebook_is_named_and_does_not_stop_the_others(notebooks, sto
     assert path.read_bytes() == (store.figures / "dot.png").read_bytes()
 
 
+def test_the_notebook_of_the_answers_comes_last(notebooks, store, monkeypatch):
+    def given(store, tasks, workers):
+        order.extend((task.name, task.needs) for task in tasks)
+        return []
+
+    order = []
+    first = nbformat.read(notebooks[0], as_version=4)
+    first.metadata["l2lkit"] = {"needs": ["answers"]}
+    nbformat.write(first, notebooks[0])
+    monkeypatch.setattr(job, "work_off", given)
+    job.run(store)
+    assert order[:2] == [
+        ("notebook/02_works", frozenset()),
+        ("notebook/01_fails", frozenset({"notebook/02_works"})),
+    ]
+
+
 def test_only_takes_numbers(notebooks):
     assert books.select("02, 01") == [notebooks[1], notebooks[0]]
     assert books.select(None) == notebooks

@@ -16,7 +16,7 @@ from l2lkit import recipes
 from l2lkit.game.evaluate import perturb
 from l2lkit.results import experiments
 from l2lkit.runs.store import Store
-from l2lkit.show import cards, report
+from l2lkit.show import answers, cards, report
 
 
 @pytest.fixture
@@ -73,3 +73,17 @@ def test_page_holds_the_perturbations_and_probabilities(store):
         np.testing.assert_allclose(data["clean"][defence][k], 1000 * clean, atol=0.51)
         np.testing.assert_allclose(cell["after"][step - 1][k], 1000 * after, atol=0.51)
     assert len(data["images"]) == cards.PAGE_IMAGES
+
+
+def test_what_the_notebooks_say_stands_at_the_top(store):
+    assert "Nothing yet" in answers.everything(store).data
+    (store.runs / "notebooks" / "tiny").mkdir(parents=True)
+    nbformat.write(new_notebook(), store.runs / "notebooks" / "tiny" / "03_robustness.ipynb")
+    answers.say(store, "03_robustness", "PGM Net keeps <b>60%</b>.")
+    answers.say(store, "01_limiting_cycle", "It leaves.")
+    assert answers.everything(store).data.splitlines() == [
+        "- [01](01_limiting_cycle.ipynb): It leaves.",
+        "- [03](03_robustness.ipynb): PGM Net keeps <b>60%</b>.",
+    ]
+    page = report.write(store).read_text()
+    assert page.index("<li>01: It leaves.</li>") < page.index("PGM Net keeps &lt;b&gt;60%")

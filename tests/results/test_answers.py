@@ -1,0 +1,139 @@
+"""The sentences about outcomes say what the tables say, also where a run came out otherwise."""
+
+import pandas as pd
+import pytest
+
+from l2lkit.results import answers, gail
+
+
+def white_box(**worst):
+    """Rows of `experiments.white_box` for two seeds; PGM-20 is 4 points above the worst."""
+    rows = []
+    for name, values in worst.items():
+        for seed, value in enumerate(values):
+            for attack, more in (("Worst", 0), ("PGM-100", 1), ("PGM-20", 4)):
+                about = {"defence": NAMES[name], "seed": seed, "status": "ok", "attack": attack}
+                rows.append(about | {"accuracy": (value + more) / 100})
+    return pd.DataFrame(rows)
+
+
+NAMES = {"plain": "Plain Net", "pgm": "PGM Net", "grad": "Grad L2L", "two": "2-Step L2L"}
+
+
+@pytest.mark.parametrize(
+    ("grad", "words"),
+    [
+        ((50, 56), "Grad L2L is 7.0 ± 1.4 points below PGM Net there (the paper: at least as"),
+        ((62, 62), "Grad L2L is 2.0 ± 2.8 points above PGM Net"),
+        ((57, 61), "at least as robust on 0 of 2 seeds"),
+    ],
+)
+def test_robustness_compares_by_seed(grad, words):
+    frame = white_box(plain=(0, 2), pgm=(58, 62), grad=grad)
+    text = answers.robustness(frame)
+    assert words in text
+    assert "Plain Net least: 1.0%" in text and "From PGM-20 to PGM-100, PGM Net 3.0" in text
+
+
+def test_robustness_without_the_learned_rows_says_what_is_left():
+    text = answers.robustness(white_box(plain=(0, 0), pgm=(58, 62)))
+    assert "PGM Net keeps most: 60.0%" in text and "L2L" not in text
+
+
+def test_a_failed_model_is_not_averaged():
+    frame = white_box(plain=(0, 0), pgm=(58, 62), grad=(50, 90))
+    frame.loc[(frame.defence == "Grad L2L") & (frame.seed == 1), "status"] = "collapsed"
+    assert "Grad L2L is 8.0 points below PGM Net there" in answers.robustness(frame)
+
+
+def test_loss_curves_name_the_steps():
+    gaps = pd.DataFrame(
+        {
+            "defence": ["Grad L2L", "Grad L2L", "2-Step L2L"],
+            "own attacker": [0.5, 0.6, 0.9],
+            "PGM-20": [0.7, 0.7, 0.8],
+            "PGM steps matched": ["9", "11", ""],
+        }
+    )
+    text = answers.loss_curves(gaps)
+    assert "On Grad L2L, its own attacker reaches the loss of PGM's step 9 to 11" in text
+    assert "PGM-20 ends above it on 2 of 2 seeds" in text
+    assert "more than PGM's 20 steps; PGM-20 ends above it on 0 of 1 seeds" in text
+
+
+def test_training_gives_price_and_size():
+    log = pd.DataFrame(
+        {
+            "defence": ["PGM Net", "Grad L2L", "Grad L2L", "Free"],
+            "seed": 0,
+            "status": ["ok", "ok", "ok", "diverged"],
+            "delta": [0.9, 0.5, 0.8, 1.0],
+        }
+    )
+    times = pd.DataFrame(
+        {"defence": ["PGM Net", "Grad L2L"], "relative": [1, 0.44], "iclr2020": [1, 0.47]}
+    )
+    text = answers.training(log, times)
+    assert "An epoch of Grad L2L takes 0.44 of PGM Net's time (ICLR 2020: 0.47)." in text
+    assert "PGM Net's 90% and Grad L2L's 80%" in text and "1 of 3 models" in text
+
+
+def test_perturbations_do_not_claim_what_is_not_so():
+    rough = pd.DataFrame(
+        {
+            "defence": ["PGM Net", "PGM Net", "2-Step L2L", "2-Step L2L"],
+            "status": "ok",
+            "attack": ["PGM-20", "2-Step L2L attacker"] * 2,
+            "roughness": [0.5, 0.6, 0.58, 0.42],
+        }
+    )
+    text = answers.perturbations(rough)
+    assert "On PGM Net the 2-Step attacker's perturbations are no smoother than PGM-20's" in text
+    assert "on 2-Step L2L" in text.replace("On 2", "on 2") and "0.42 against 0.58" in text
+
+
+def test_the_checklist_names_what_does_not_hold():
+    verdicts = pd.DataFrame(
+        {
+            "topic": ["masking", "masking", "strength", "strength"],
+            "item": ["a", "a", "b", "c"],
+            "defence": ["PGM Net", "Grad L2L", "PGM Net", "PGM Net"],
+            "verdict": ["holds", "holds", "mixed", ""],
+        }
+    )
+    text = answers.checklist(verdicts)
+    assert text == (
+        "Masking: 2 of 2 verdicts hold. Strength: 0 of 1 verdicts hold; not “b” (PGM Net)."
+    )
+
+
+def test_diverse_reads_the_effects():
+    effects = pd.DataFrame(
+        {
+            "adding": ["recursion", "diversity"],
+            "": ["with diversity", "in one step"],
+            "under": "PGD-100",
+            "points": ["29.0 ± 7.0", ""],
+            "seeds that gain": ["3 of 3", "0 of 0"],
+            "published": ["+3.75", ""],
+        }
+    )
+    assert answers.diverse(effects) == (
+        "Recursion with diversity adds 29.0 ± 7.0 points under PGD-100 (the paper: +3.75), and "
+        "something on 3 of 3 seeds."
+    )
+
+
+def test_imitation_counts_the_runs_that_reached():
+    columns = {"environment": "CartPole-v1", "seed": 0}
+    steady = [{**columns, "defence": "GAIL", "score": 1.0, "return": 500.0}] * 10
+    never = [{**columns, "defence": "L2L GAIL", "score": 0.5, "return": 250.0}] * 10
+    text = answers.imitation(gail.stability_table(pd.DataFrame(steady + never)))
+    assert "GAIL reaches the expert in 1 of 1 runs and is then below 80% of it in 0%" in text
+    assert text.endswith("L2L GAIL reaches the expert in 0 of 1 runs.")
+
+
+def test_the_cycle_is_the_closed_form():
+    text = answers.cycle(0.1, 314)
+    assert f"simultaneous steps ({1.01**157:.3g}) leave" in text
+    assert "alternating steps" in text and "go round" in text
