@@ -19,6 +19,7 @@ import argparse
 import ctypes
 import json
 import math
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -419,7 +420,7 @@ def description(device: torch.device) -> dict[str, Any]:
     """The machine, the versions and the commit that the times belong to."""
     return {
         "device": machine.hardware(device, None),
-        "python": machine.python(),
+        "python": platform.python_version(),
         "versions": machine.versions(),
         "commit": machine.commit(),
     }

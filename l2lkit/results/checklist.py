@@ -8,9 +8,10 @@ import pandas as pd
 from l2lkit.checks import evidence as checks
 from l2lkit.checks import measures
 from l2lkit.checks.attacks import LONG, all_attacks
+from l2lkit.checks.items import Quantity
 from l2lkit.recipes import DEFENCES, SLIM, TODAY
 from l2lkit.results import experiments
-from l2lkit.results.experiments import per_model, row_of
+from l2lkit.results.experiments import row_of
 from l2lkit.runs.model import Model
 from l2lkit.runs.store import Store
 
@@ -32,48 +33,41 @@ def evidence(
     """
     frames = []
     transfers = experiments.black_box(store)
-    for name in names:
-        for seed in seeds or store.seeds:
-            frame = pd.concat([alone(store, name, seed), _beside(store, name, seed, transfers)])
-            frames.append(frame.assign(**row_of(store.model(name, seed))))
+    for model in store.models(names, seeds):
+        of_model = (transfers.defence == model.defence) & (transfers.seed == model.seed)
+        beside = _beside(store, model, transfers[of_model])
+        frame = pd.concat([alone(store, model), checks.as_frame(beside)])
+        frames.append(frame.assign(**row_of(model)))
     columns = ["defence", "seed", "status", "quantity", "value", "images"]
     return pd.concat(frames, ignore_index=True)[columns]
 
 
-def alone(store: Store, name: str, seed: int) -> pd.DataFrame:
+def alone(store: Store, model: Model) -> pd.DataFrame:
     """What the checklist asks of one model alone, and of no other."""
-    model = store.model(name, seed)
-    trained_on = model.attack if model.attack is not None and model.attack.general else None
-    return checks.examine(
-        store.subject(model), store.budget, own=model.own_attack, trained_on=trained_on
+    own, attack = model.own_attack, model.attack
+    trained_on = attack if attack is not None and attack.general else None
+    return checks.examine(store.subject(model), store.budget, own=own, trained_on=trained_on)
+
+
+def _beside(store: Store, model: Model, transfers: pd.DataFrame) -> Iterator[Quantity]:
+    mine = _trained(store, model)
+    undefended, reference = (
+        _trained(store, other) if other.id != model.id else None
+        for other in store.models(("plain", "pgm"), [model.seed])
     )
+    yield from checks.compare(mine, undefended, reference)
+    if len(transfers):
+        lowest = transfers.groupby("attack").accuracy.min().to_dict()
+        yield from checks.black_box(mine.right, lowest)
 
 
-def _beside(store: Store, name: str, seed: int, transfers: pd.DataFrame) -> pd.DataFrame:
-    others = {"plain": None, "pgm": None} | {
-        other: _trained(store, other, seed) for other in ("plain", "pgm") if other != name
-    }
-    mine = _trained(store, name, seed)
-    numbers = [*checks.compare(mine, others["plain"], others["pgm"])]
-    model = store.model(name, seed)
-    rows = transfers[(transfers.defence == model.defence) & (transfers.seed == seed)]
-    if len(rows):
-        lowest = rows.groupby("attack").accuracy.min().to_dict()
-        numbers += checks.black_box(mine.right, lowest)
-    return checks.as_frame(numbers)
+def _trained(store: Store, model: Model) -> checks.Trained:
+    return checks.Trained(experiments.survival(store, model), training_seconds(model))
 
 
-def _trained(store: Store, name: str, seed: int) -> checks.Trained:
-    model = store.model(name, seed)
-    right = experiments.survival(store, model)
-    return checks.Trained(right, training_seconds(store, model)[0])
-
-
-def training_seconds(store: Store, model: Model) -> tuple[float, float]:
-    """How long the model trained, and the model it starts from (0 where it starts afresh)."""
-    start = model.recipe.warm_start
-    first = float(store.model(start, model.seed).log["seconds"].sum()) if start else 0.0
-    return float(model.log["seconds"].sum()), first
+def training_seconds(model: Model) -> float:
+    """How long the model itself trained, without the one it starts from."""
+    return float(model.log["seconds"].sum())
 
 
 def long_run(
@@ -81,15 +75,12 @@ def long_run(
 ) -> pd.DataFrame:
     """One run of PGM-500 on a quarter of the fewer images: columns defence, seed, status, steps,
     loss (mean over images), accuracy, images; a row for each of the steps `LONG`."""
-
-    def measure(model: Model) -> Iterator[dict]:
-        subject = store.subject(model)
-        count = max(1, subject.count(store.budget.fewer) // 4)
-        run = measures.long_run(subject, count)
-        for steps, loss, accuracy in zip(LONG, run["loss"], run["accuracy"], strict=True):
-            yield {"steps": steps, "loss": loss, "accuracy": accuracy, "images": count}
-
-    return per_model(store, names, seeds, measure)
+    count = max(1, len(store.images(store.budget.fewer)[0]) // 4)
+    frames = []
+    for model in store.models(names, seeds):
+        run = measures.long_run(store.subject(model), count)
+        frames.append(pd.DataFrame(row_of(model) | {"steps": LONG} | run | {"images": count}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def large_epsilon(
@@ -97,13 +88,11 @@ def large_epsilon(
 ) -> pd.DataFrame:
     """Accuracy under PGM-10 for ε from 0 to 1: columns defence, seed, status, epsilon, accuracy.
     See `checks.evidence.large_epsilon`."""
-
-    def measure(model: Model) -> Iterator[dict]:
-        accuracies = checks.large_epsilon(store.subject(model), store.budget)
-        for epsilon, accuracy in accuracies.items():
-            yield {"epsilon": epsilon, "accuracy": accuracy}
-
-    return per_model(store, names, seeds, measure)
+    return pd.DataFrame(
+        row_of(model) | {"epsilon": epsilon, "accuracy": accuracy}
+        for model in store.models(names, seeds)
+        for epsilon, accuracy in checks.large_epsilon(store.subject(model), store.budget).items()
+    )
 
 
 def loss_surface(
@@ -118,10 +107,9 @@ def loss_surface(
     seed = store.seed if seed is None else seed
     index = experiments.example(store) if index is None else index
     frames = []
-    for name in names:
-        model = store.model(name, seed)
+    for model in store.models(names, [seed]):
         plane = measures.loss_surface(store.subject(model), index, points)
-        frames.append(pd.DataFrame(plane).assign(**row_of(model)))
+        frames.append(pd.DataFrame(row_of(model) | plane))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -134,19 +122,17 @@ def robust_accuracy(
     accuracy (of images that survive PGM-20, PGM-100, CW and AutoAttack one by one), Worst (without
     AutoAttack), AutoAttack (as accuracy; empty where it is not installed, and then accuracy is
     Worst), clean, seconds (of training) and start_seconds (of the Plain Net it starts from)."""
-
-    def measure(model: Model) -> Iterator[dict]:
-        subject = store.subject(model)
-        worst, strongest = measures.survivors(subject, store.budget, model.own_attack)
-        clean = experiments.survival(store, model)["Clean"][: len(worst)]
-        seconds, start = training_seconds(store, model)
-        yield {
-            "clean": clean.mean(),
+    rows = []
+    for model in store.models(names, seeds):
+        worst, strongest = measures.survivors(store.subject(model), store.budget, model.own_attack)
+        clean, start = experiments.survival(store, model)["Clean"], model.recipe.warm_start
+        row = {
+            "clean": clean[: len(worst)].mean(),
             "Worst": worst.mean(),
             "AutoAttack": np.nan if strongest is None else strongest.mean(),
             "accuracy": (worst if strongest is None else strongest).mean(),
-            "seconds": seconds,
-            "start_seconds": start,
+            "seconds": training_seconds(model),
+            "start_seconds": training_seconds(store.model(start, model.seed)) if start else 0.0,
         }
-
-    return per_model(store, names, seeds, measure)
+        rows.append(row_of(model) | row)
+    return pd.DataFrame(rows)

@@ -22,7 +22,7 @@ from l2lkit.game.recipe import Optimiser, Recipe
 from l2lkit.game.solver import Maker, Solver
 from l2lkit.recipes import against
 from l2lkit.results import experiments, published
-from l2lkit.results.experiments import family
+from l2lkit.results.experiments import family, mean_deviation, row_of
 from l2lkit.runs.store import Store
 
 GAMES = ("l2l-star", "no-r-no-d", "no-r", "no-d", "full")  # Table 1a
@@ -112,14 +112,13 @@ def white_box(
     accuracies, and "Worst" counts an image only if it survives all attacks. `which` are the seeds,
     by default `seeds(store)`."""
     parts = []
-    for recipe in rows:
-        for seed in which or seeds(store):
-            right = survival(store, recipe, seed, attacks, full)
-            accuracy = {name: alive.mean() for name, alive in right.items()}
-            accuracy["Min"] = min(a for name, a in accuracy.items() if name != "Clean")
-            accuracy["Worst"] = np.logical_and.reduce(list(right.values())).mean()
-            row = {"recipe": recipe.name} | experiments.row_of(store.model(recipe, seed))
-            parts += [row | {"attack": n, "accuracy": a} for n, a in accuracy.items()]
+    for model in store.models(rows, which or seeds(store)):
+        right = survival(store, model.recipe, model.seed, attacks, full)
+        accuracy = {name: alive.mean() for name, alive in right.items()}
+        accuracy["Min"] = min(a for name, a in accuracy.items() if name != "Clean")
+        accuracy["Worst"] = np.logical_and.reduce(list(right.values())).mean()
+        row = {"recipe": model.recipe.name} | row_of(model)
+        parts += [row | {"attack": n, "accuracy": a} for n, a in accuracy.items()]
     return pd.DataFrame(parts)
 
 
@@ -167,7 +166,7 @@ def restarts(
     attack, step, loss and deviation are means over images. No generator is tuned to a classifier
     that it has not trained.
     """
-    rows = []
+    count, rows = store.profile.curve_images, []
     for seed in which or seeds(store):
         generator, one_step = store.model(full, seed).attack, store.model(star, seed).attack
         assert generator is not None and one_step is not None
@@ -177,13 +176,10 @@ def restarts(
             "L2L": one_step.varied(steps=10, start="uniform"),
             "L2L-DA": generator,
         }
-        for name in classifiers:
-            model = store.model(name, seed)
+        for model in store.models(classifiers, [seed]):
             for label, attack in attacks.items():
-                points = measures.highest_losses(
-                    store.subject(model), attack, DRAWS, store.profile.curve_images
-                )
-                rows += [experiments.row_of(model) | {"attack": label} | point for point in points]
+                points = measures.highest_losses(store.subject(model), attack, DRAWS, count)
+                rows += [row_of(model) | {"attack": label} | point for point in points]
     return pd.DataFrame(rows).rename(columns={"defence": "classifier"})
 
 
@@ -193,14 +189,12 @@ def draws(
     """`count` draws of a generator's perturbation of one test image, on its own classifier: the
     image (C, H, W), the perturbations (count, C, H, W) and the classifier's answers."""
     model = store.model(recipe, seed)
-    x = store.data.test_images[index : index + 1].float() / 255
-    y = store.data.test_labels[index : index + 1]
-    assert model.attack is not None
-    deltas = torch.cat(
-        [perturb(model.classifier, model.attack, x, y, seed=i) for i in range(count)]
-    )
+    x, y = (part[index:] for part in store.images(index + 1))
+    f, attack = model.classifier, model.attack
+    assert attack is not None
+    deltas = torch.cat([perturb(f, attack, x, y, seed=i) for i in range(count)])
     with torch.no_grad():
-        answers = model.classifier(x + deltas).argmax(1).tolist()
+        answers = f(x + deltas).argmax(1).tolist()
     return x[0], deltas, [store.data.class_names[a] for a in answers]
 
 
@@ -238,17 +232,11 @@ def effects(
             pair = accuracy.reindex(columns=pd.MultiIndex.from_product([(more, less), (attack,)]))
             gap = (pair[more, attack] - pair[less, attack]).dropna()
             told = value.get((more, attack)), value.get((less, attack))
-            rows.append(
-                {
-                    "adding": what,
-                    "": where,
-                    "under": attack,
-                    "points": experiments.mean_deviation(gap),
-                    "seeds that gain": f"{(gap > 0).sum()} of {len(gap)}",
-                    "published": "" if None in told else f"{told[0] - told[1]:+.2f}",
-                }
-            )
-    return pd.DataFrame(rows)
+            gain = f"{(gap > 0).sum()} of {len(gap)}"
+            paper = "" if None in told else f"{told[0] - told[1]:+.2f}"
+            rows.append((what, where, attack, mean_deviation(gap), gain, paper))
+    columns = ["adding", "", "under", "points", "seeds that gain", "published"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def everything(store: Store, names: Sequence[str], seed: int | None = None) -> pd.DataFrame:
@@ -259,10 +247,9 @@ def everything(store: Store, names: Sequence[str], seed: int | None = None) -> p
     seed = store.seed if seed is None else seed
     attacks = TABLE_2 if store.profile.name == "paper" else SMALL
     parts = []
-    for name in names:
-        recipe = store.recipe(name)
-        first = experiments.white_box(store, [name], [seed]).assign(recipe=recipe.name)
-        first = first[~first.attack.isin(["Worst"])]
+    for recipe in map(store.recipe, names):
+        first = experiments.white_box(store, [recipe.name], [seed]).assign(recipe=recipe.name)
+        first = first[first.attack != "Worst"]
         second = white_box(store, [recipe], [seed], attacks)
         second = second[~second.attack.isin(["Clean", "FGSM", "Min", "Worst"])]
         both = pd.concat([first, second], ignore_index=True)

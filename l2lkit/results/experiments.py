@@ -6,7 +6,7 @@ leaves it out of the means and says so. The runner calls the same functions befo
 notebooks, which then find everything measured.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,6 +16,7 @@ from torch import Tensor
 from l2lkit.checks import measures
 from l2lkit.checks.attacks import EPSILON, EPSILONS
 from l2lkit.checks.subject import Right
+from l2lkit.data import Dataset
 from l2lkit.game.evaluate import perturb
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.solver import Solver
@@ -45,18 +46,6 @@ class Panel:
     confidence: float
 
 
-def per_model(
-    store: Store,
-    names: Sequence[str],
-    seeds: Sequence[int] | None,
-    measure: Callable[[Model], Iterable[dict]],
-) -> pd.DataFrame:
-    """The rows that `measure` gives of every named model and seed (default: the store's), each
-    with the model's defence, seed and status."""
-    models = (store.model(name, seed) for name in names for seed in seeds or store.seeds)
-    return pd.DataFrame(row_of(model) | row for model in models for row in measure(model))
-
-
 def survival(store: Store, model: Model) -> Right:
     """`measures.survival` of a model, its own attacker among the attacks where it has one."""
     return measures.survival(store.subject(model), store.budget, model.own_attack)
@@ -67,12 +56,11 @@ def white_box(
 ) -> pd.DataFrame:
     """Accuracy of every model under every attack of `survival`: columns defence, seed, status,
     attack, accuracy."""
-
-    def measure(model: Model) -> Iterator[dict]:
-        for attack, right in survival(store, model).items():
-            yield {"attack": attack, "accuracy": right.mean()}
-
-    return per_model(store, names, seeds, measure)
+    return pd.DataFrame(
+        row_of(model) | {"attack": attack, "accuracy": right.mean()}
+        for model in store.models(names, seeds)
+        for attack, right in survival(store, model).items()
+    )
 
 
 def against_steps(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:
@@ -92,14 +80,13 @@ def against_epsilon(
 ) -> pd.DataFrame:
     """`measures.against_epsilon` of every model: columns defence, seed, status, attack, epsilon,
     accuracy."""
-
-    def measure(model: Model) -> Iterator[dict]:
-        subject, count = store.subject(model), store.profile.curve_images
-        accuracies = measures.against_epsilon(subject, epsilons, count)
+    count, rows = store.profile.curve_images, []
+    for model in store.models(names, seeds):
+        accuracies = measures.against_epsilon(store.subject(model), epsilons, count)
         for (attack, epsilon), accuracy in accuracies.items():
-            yield {"attack": attack, "epsilon": epsilon, "accuracy": accuracy}
-
-    return per_model(store, names, seeds, measure)
+            row = {"attack": attack, "epsilon": epsilon, "accuracy": accuracy}
+            rows.append(row_of(model) | row)
+    return pd.DataFrame(rows)
 
 
 def relative(frame: pd.DataFrame, x: str, base: str = "PGM Net") -> pd.DataFrame:
@@ -161,27 +148,24 @@ def loss_curves(
     """Classification loss over an attack's steps, on each classifier: PGM-20 and the trained
     Naive, Grad and 2-Step attackers of the same seed, on the same images. Columns classifier,
     seed, attack, step, loss (mean over images), deviation (over images), accuracy."""
-    rows = []
+    count, rows = store.profile.curve_images, []
     for seed in seeds or store.seeds:
         attacks: dict[str, Solver] = {"PGM-20": PGM(epsilon=EPSILON)}
         attacks |= learned_attackers(store, seed, LEARNED)
-        for name in classifiers:
-            model = store.model(name, seed)
+        for model in store.models(classifiers, [seed]):
             for label, attack in attacks.items():
-                points = measures.step_losses(
-                    store.subject(model), attack, store.profile.curve_images
-                )
+                points = measures.step_losses(store.subject(model), attack, count)
                 rows += [row_of(model) | {"attack": label} | point for point in points]
     return pd.DataFrame(rows).rename(columns={"defence": "classifier"})
 
 
 def learned_attackers(store: Store, seed: int, names: Sequence[str]) -> dict[str, Solver]:
     """The attackers that these defences were trained with, "<defence> attacker"."""
-    attackers = {}
-    for model in (store.model(name, seed) for name in names):
-        if model.own_attack:
-            attackers[f"{model.defence.removesuffix(' (full)')} attacker"] = model.own_attack
-    return attackers
+    return {
+        f"{model.defence.removesuffix(' (full)')} attacker": model.own_attack
+        for model in store.models(names, [seed])
+        if model.own_attack
+    }
 
 
 def named_attacks(store: Store, seed: int, epsilon: float = EPSILON) -> dict[str, Solver]:
@@ -219,12 +203,8 @@ def perturbations(
 ) -> list[Panel]:
     """One test image under some of the `named_attacks`, on each named classifier. The defaults are
     Figure 5 of ICLR 2020; v2's has FGSM and PGM on FGSM Net, PGM Net and Grad L2L."""
-    known = named_attacks(store, store.seed)
-    return [
-        panel(store, store.model(name, store.seed), label, known[label], index)
-        for name in names
-        for label in attacks
-    ]
+    known, models = named_attacks(store, store.seed), store.models(names, [store.seed])
+    return [panel(store, m, label, known[label], index) for m in models for label in attacks]
 
 
 def roughness(
@@ -234,26 +214,31 @@ def roughness(
 ) -> pd.DataFrame:
     """`measures.roughness` of the attacks of Figure 5 on each model: columns defence, seed,
     attack, roughness (mean over images)."""
-
-    def measure(model: Model) -> Iterator[dict]:
-        known, count = named_attacks(store, model.seed), store.profile.curve_images
+    count, rows = store.profile.curve_images, []
+    for model in store.models(names, seeds):
+        known = named_attacks(store, model.seed)
         for label in FIGURE_5:
             rough = measures.roughness(store.subject(model), known[label], count)
-            yield {"attack": label, "roughness": rough}
-
-    return per_model(store, names, seeds, measure)
+            rows.append(row_of(model) | {"attack": label, "roughness": rough})
+    return pd.DataFrame(rows)
 
 
 def example(store: Store, prefer: Sequence[str] = ("cat", "5", "apple")) -> int:
     """The first test image of the first of these classes that the data have, else image 0. The
     papers show a cat (ICLR 2020), an airplane, an apple and a digit 5 (v2)."""
-    for name in prefer:
-        if name in store.data.class_names:
-            label = store.data.class_names.index(name)
-            places = (store.data.test_labels == label).nonzero()
-            if len(places):
-                return int(places[0])
-    return 0
+    first = examples(store.data)
+    return next((first[name] for name in prefer if name in first), 0)
+
+
+def examples(data: Dataset, row: int = 0, columns: int | None = None) -> dict[str, int]:
+    """Class name -> the index of its test image number `row` (from 0, and over again), for the
+    first `columns` classes."""
+    indices = {}
+    for label, name in enumerate(data.class_names[:columns]):
+        places = (data.test_labels == label).nonzero().flatten()
+        if len(places):
+            indices[name] = int(places[row % len(places)])
+    return indices
 
 
 def training_logs(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:
@@ -269,16 +254,17 @@ def summary(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """
     rows = {}
     for defence, group in frame.groupby("defence", sort=False):
-        seeds = group.drop_duplicates("seed")
-        fine = group[group.status == "ok"]
-        failed = seeds[seeds.status != "ok"].status.value_counts()
-        cells = {}
-        for attack in columns:
-            cells[attack] = mean_deviation(100 * fine[fine.attack == attack].accuracy)
-        note = ", ".join(f"{n} {status}" for status, n in failed.items())
-        cells["seeds"] = f"{len(seeds) - failed.sum()} of {len(seeds)}" + (note and f" ({note})")
-        rows[defence] = cells
+        percent = 100 * group[group.status == "ok"].set_index("attack").accuracy
+        rows[defence] = {a: mean_deviation(percent[percent.index == a]) for a in columns}
+        rows[defence]["seeds"] = seeds_that_count(group.drop_duplicates("seed").status)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("defence")
+
+
+def seeds_that_count(status: pd.Series) -> str:
+    """Of the seeds with this status, in words: "3 of 3", or "2 of 3 (1 collapsed)"."""
+    failed = status[status != "ok"].value_counts()
+    note = ", ".join(f"{n} {what}" for what, n in failed.items())
+    return f"{len(status) - failed.sum()} of {len(status)}" + (note and f" ({note})")
 
 
 def attack_gaps(losses: pd.DataFrame) -> pd.DataFrame:
@@ -293,17 +279,12 @@ def attack_gaps(losses: pd.DataFrame) -> pd.DataFrame:
         pgm = group[group.attack == "PGM-20"]
         if own.empty:
             continue
-        reached = pgm[(pgm.loss >= own.loss.iloc[-1]) & (pgm.step > 0)].step
-        rows.append(
-            {
-                "defence": defence,
-                "seed": seed,
-                "own attacker": round(own.loss.iloc[-1], 3),
-                "PGM-20": round(pgm.loss.iloc[-1], 3),
-                "PGM steps matched": "" if reached.empty else str(reached.min()),
-            }
-        )
-    return pd.DataFrame(rows)
+        own_loss, pgm_loss = own.loss.iloc[-1], pgm.loss.iloc[-1]
+        reached = pgm[(pgm.loss >= own_loss) & (pgm.step > 0)].step
+        matched = "" if reached.empty else str(reached.min())
+        rows.append((defence, seed, round(own_loss, 3), round(pgm_loss, 3), matched))
+    columns = ["defence", "seed", "own attacker", "PGM-20", "PGM steps matched"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 STRONG = ("PGM-20", "PGM-100", "Worst")
@@ -346,15 +327,9 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
             gap = (accuracy[first, attack] - accuracy[second, attack]).dropna()
             agree = int(_RELATIONS[relation](gap).sum())
             words = {len(gap): "holds", 0: "does not hold"}
-            rows.append(
-                {
-                    "claim": f"{first} {relation} {second}",
-                    "under": attack,
-                    "difference": mean_deviation(gap),
-                    "seeds that agree": f"{agree} of {len(gap)}",
-                    "verdict": words.get(agree, "mixed") if len(gap) else "not measured",
-                }
-            )
+            verdict = words.get(agree, "mixed") if len(gap) else "not measured"
+            claim, agreed = f"{first} {relation} {second}", f"{agree} of {len(gap)}"
+            rows.append((claim, attack, mean_deviation(gap), agreed, verdict))
     columns = ["claim", "under", "difference", "seeds that agree", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 

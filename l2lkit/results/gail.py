@@ -98,18 +98,16 @@ def provenance(store: Store) -> dict:
     return store.machine() | {"versions": versions("gymnasium", "stable-baselines3", "sb3-contrib")}
 
 
-def finished(store: Store, environment: str, method: str, seed: int) -> bool:
-    setting = gail_recipe(environment, method, store.profile.name)
-    path = where(store, setting, load(environment), seed) / "record.json"
-    return store.has_record(path, ROOMS)
+def finished(store: Store, recipe: GailRecipe, seed: int) -> bool:
+    directory = where(store, recipe, load(recipe.environment), seed)
+    return store.has_record(directory / "record.json", ROOMS)
 
 
-def played(store: Store, environment: str, method: str, seed: int) -> Path:
-    """Where the profile's run of this name and seed lies, played now if it is not finished."""
-    setting = gail_recipe(environment, method, store.profile.name)
-    if not finished(store, environment, method, seed):
-        trained(store, setting, seed)
-    return where(store, setting, load(environment), seed)
+def played(store: Store, recipe: GailRecipe, seed: int) -> Path:
+    """Where the run of this recipe and seed lies, played now if it is not finished."""
+    if not finished(store, recipe, seed):
+        trained(store, recipe, seed)
+    return where(store, recipe, load(recipe.environment), seed)
 
 
 # Figure 6 in numbers ----------------------------------------------------------------------------
@@ -156,9 +154,9 @@ def curves(
     for environment in environments:
         demonstrations = load(environment)
         for method in methods:
+            recipe = gail_recipe(environment, method, store.profile.name)
             for seed in chosen:
-                directory = played(store, environment, method, seed)
-                log = pd.read_csv(directory / "log.csv")
+                log = pd.read_csv(played(store, recipe, seed) / "log.csv")
                 log = log.assign(score=demonstrations.score(log["return"]))
                 parts.append(log.assign(environment=environment, defence=method, seed=seed))
     return pd.concat(parts, ignore_index=True)

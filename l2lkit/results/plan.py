@@ -23,12 +23,12 @@ def train(store: Store, name: str, seed: int) -> None:
 def measure(store: Store, name: str, seed: int) -> None:
     """What notebooks 03 and 06 ask of one model: the whole checklist of the papers' main rows,
     AutoAttack of all."""
+    model = store.model(name, seed)
     experiments.white_box(store, [name], [seed])
     experiments.against_epsilon(store, [name], [seed])
     if name in DEFENCES:
-        checklist.alone(store, name, seed)
+        checklist.alone(store, model)
     else:
-        model = store.model(name, seed)
         measures.survivors(store.subject(model), store.budget, model.own_attack)
 
 
@@ -56,9 +56,10 @@ def measure_restarts(store: Store, seed: int) -> None:
 
 
 def play(store: Store, environment: str, method: str, seed: int) -> None:
+    from l2lkit.gail.game import gail_recipe
     from l2lkit.results import gail
 
-    gail.played(store, environment, method, seed)
+    gail.played(store, gail_recipe(environment, method, store.profile.name), seed)
 
 
 def defences(store: Store) -> list[Task]:
@@ -69,19 +70,14 @@ def defences(store: Store) -> list[Task]:
     tasks = _training(store, dict.fromkeys([*wanted, *surrogates]))
     models = {name: store.recipe(name) for name in ROWS}
     for name, seed in wanted:
-        tasks.append(
-            Task(
-                f"measure/{models[name].name}/{seed}",
-                f"measure {models[name].defence}, seed {seed}",
-                partial(measure, name=name, seed=seed),
-                frozenset({_trains(models[name], seed)}),
-            )
-        )
+        recipe, work = models[name], partial(measure, name=name, seed=seed)
+        words = f"measure {recipe.defence}, seed {seed}"
+        tasks.append(Task(f"measure/{recipe.name}/{seed}", words, work, {_trains(recipe, seed)}))
     for seed in store.seeds:
-        needs = frozenset(_trains(recipe, seed) for recipe in models.values())
+        needs = {_trains(recipe, seed) for recipe in models.values()}
         work = partial(measure_curves, seed=seed)
         tasks.append(Task(f"losses/{seed}", f"measure losses, seed {seed}", work, needs))
-    needs = frozenset(task.name for task in tasks if task.name.startswith("train/"))
+    needs = {task.name for task in tasks if task.name.startswith("train/")}
     tasks.append(Task("transfer", "measure transfer", measure_transfer, needs))
     return tasks
 
@@ -93,19 +89,13 @@ def l2l_da(store: Store) -> list[Task]:
     tasks = _training(store, [(name, seed) for seed in seeds for name in names])
     for seed in seeds:
         trained = {name: _trains(store.recipe(name), seed) for name in everything}
-        games = frozenset(trained[name] for name in names)
+        games = {trained[name] for name in names}
         for name in everything:
-            recipe = store.recipe(name)
-            tasks.append(
-                Task(
-                    f"attack/{recipe.name}/{seed}",
-                    f"attacks of L2L-DA on {recipe.defence}, seed {seed}",
-                    partial(measure_diverse, name=name, seed=seed),
-                    games | {trained[name]},
-                )
-            )
-        words = f"measure losses of L2L-DA, seed {seed}"
-        work = partial(measure_restarts, seed=seed)
+            recipe, work = store.recipe(name), partial(measure_diverse, name=name, seed=seed)
+            words = f"attacks of L2L-DA on {recipe.defence}, seed {seed}"
+            needs = games | {trained[name]}
+            tasks.append(Task(f"attack/{recipe.name}/{seed}", words, work, needs))
+        words, work = f"measure losses of L2L-DA, seed {seed}", partial(measure_restarts, seed=seed)
         tasks.append(Task(f"restarts/{seed}", words, work, games | {trained["pgm"]}))
     return tasks
 
@@ -123,7 +113,7 @@ def imitation(store: Store) -> list[Task]:
         for method in game.METHODS:
             recipe = game.gail_recipe(environment, method, store.profile.name)
             for seed in gail.seeds(store):
-                if gail.finished(store, environment, method, seed):
+                if gail.finished(store, recipe, seed):
                     continue
                 check_memory(game.updated(recipe), str(store.device))
                 work = partial(play, environment=environment, method=method, seed=seed)
@@ -151,9 +141,7 @@ def _training(store: Store, wanted: Iterable[tuple[str, int]]) -> list[Task]:
         if store.finished(recipe, seed):
             continue
         start = recipe.warm_start
-        needs = frozenset({_trains(store.recipe(start), seed)} if start else ())
-        words = f"train {recipe.defence}, seed {seed}"
-        tasks.append(
-            Task(_trains(recipe, seed), words, partial(train, name=name, seed=seed), needs)
-        )
+        needs = {_trains(store.recipe(start), seed)} if start else set()
+        words, work = f"train {recipe.defence}, seed {seed}", partial(train, name=name, seed=seed)
+        tasks.append(Task(_trains(recipe, seed), words, work, needs))
     return tasks

@@ -18,6 +18,7 @@ from l2lkit.game.recipe import Recipe
 from l2lkit.game.solver import Maker, Solver
 from l2lkit.recipes import RECIPES
 from l2lkit.results import diverse, experiments, published
+from l2lkit.results.experiments import row_of
 from l2lkit.runs.store import Store
 
 ATTACKS = ("Clean", "FGSM", "PGM-10", "PGM-20", "PGM-100", "CW", "Random", "Own attacker")
@@ -55,8 +56,8 @@ def compare(store: Store, names: Sequence[str], train: bool = False) -> pd.DataF
     """
     frames = []
     for name in dict.fromkeys(store.recipe(n).name for n in names):
-        raw, seeds = _measure(store, RECIPES[name], train)
-        frames.append(_beside(RECIPES[name], raw, seeds, store.dataset))
+        raw = _measure(store, RECIPES[name], train)
+        frames.append(_beside(RECIPES[name], raw, store.seeds, store.dataset))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -65,38 +66,30 @@ def compare_recorded(rows: Sequence[dict], dataset: str) -> pd.DataFrame:
     attack and accuracy (in [0, 1]), made on that dataset."""
     frames = []
     for name, raw in pd.DataFrame(rows).groupby("recipe", sort=False):
-        status = raw.drop_duplicates("seed").status
-        seeds = f"{(status == 'ok').sum()} of {len(status)}"
-        frames.append(_beside(RECIPES[str(name)], raw, seeds, dataset))
+        frames.append(_beside(RECIPES[str(name)], raw, raw.seed.unique(), dataset))
     return pd.concat(frames, ignore_index=True)
 
 
-def _beside(recipe: Recipe, raw: pd.DataFrame, seeds: str, dataset: str) -> pd.DataFrame:
+def _beside(recipe: Recipe, raw: pd.DataFrame, seeds: Sequence[int], dataset: str) -> pd.DataFrame:
+    """The rows of `compare` for the measured rows (seed, status, attack, accuracy) of a recipe."""
     version = recipe.name.split("/")[0]
     paper = "l2l-da" if version in DIVERSE else version.removesuffix("-svhn")
     statistic = published.STATISTIC.get(paper, "worst")
-    printed = _white_box(dataset, recipe)
-    rows = []
-    for attack in _attacks(recipe):
-        accuracy = 100 * raw[(raw.attack == attack) & (raw.status == "ok")].accuracy
-        row = {
-            "recipe": recipe.name,
-            "defence": recipe.defence,
-            "table": "",
-            "dataset": "",
-            "attack": attack,
-            "published": float("nan"),
-            "published_deviation": float("nan"),
-            "measured": accuracy.mean(),
-            "deviation": accuracy.std(),
-            "worst": accuracy.min(),
-            "statistic": statistic,
-            "seeds": seeds,
-        }
-        rows.append(row | printed.get(attack, {}))
-    frame = pd.DataFrame(rows)
+    fine = raw[raw.status == "ok"].pivot(index="seed", columns="attack", values="accuracy") * 100
+    measured = {"measured": fine.mean(), "deviation": fine.std(), "worst": fine.min()}
+    attacks = pd.DataFrame({"attack": _attacks(recipe)})
+    frame = _white_box(dataset, recipe).merge(attacks, on="attack", how="right")
+    frame = frame.join(pd.DataFrame(measured), on="attack").fillna({"table": "", "dataset": ""})
+    frame.insert(0, "recipe", recipe.name)
+    frame.insert(1, "defence", recipe.defence)
+    status = raw.drop_duplicates("seed").set_index("seed").status
+    status = status.reindex(seeds, fill_value="not trained")
     chosen = frame["measured"] if statistic == "mean" else frame["worst"]
-    return frame.assign(difference=_difference(dataset, frame, chosen))
+    return frame.assign(
+        statistic=statistic,
+        seeds=experiments.seeds_that_count(status),
+        difference=_difference(dataset, frame, chosen),
+    )
 
 
 def _attacks(recipe: Recipe) -> list[str]:
@@ -109,63 +102,44 @@ def _attacks(recipe: Recipe) -> list[str]:
     return [a for a in ATTACKS if a != "Own attacker" or own]
 
 
-def _white_box(dataset: str, recipe: Recipe) -> dict[str, dict]:
-    """The recipe's cells in the papers' tables, by attack."""
+def _white_box(dataset: str, recipe: Recipe) -> pd.DataFrame:
+    """The recipe's cells in the papers' tables: columns table, dataset, attack, published and
+    published_deviation. Of an attack that stands in two tables, the last."""
     version = recipe.name.split("/")[0]
-    frame = published.load()
-    frame = frame[
-        frame.recipe.str.startswith(f"{version}/")
-        & (frame.surrogate == "")
-        & (frame.unit == "%")
-        & frame.table.str.startswith("Table")
-    ]
+    frame = published.load().query("surrogate == '' and unit == '%'")
+    frame = frame[frame.recipe.str.startswith(f"{version}/") & frame.table.str.startswith("Table")]
     own = {"v2-svhn": "svhn", "l2l-da": "mnist"}
     frame = _on(dataset, frame, own.get(version, "cifar10"))
-    return {
-        row.attack: {
-            "table": row.table,
-            "dataset": row.dataset,
-            "published": row.value,
-            "published_deviation": row.deviation,
-        }
-        for row in frame[frame.recipe == recipe.name].itertuples()
-    }
+    frame = frame[frame.recipe == recipe.name].drop_duplicates("attack", keep="last")
+    frame = frame[["table", "dataset", "attack", "value", "deviation"]]
+    return frame.rename(columns={"value": "published", "deviation": "published_deviation"})
 
 
 def _on(dataset: str, frame: pd.DataFrame, otherwise: str) -> pd.DataFrame:
     return frame[frame.dataset == (dataset if dataset in set(frame.dataset) else otherwise)]
 
 
-def _measure(store: Store, recipe: Recipe, train: bool) -> tuple[pd.DataFrame, str]:
-    """Rows (seed, status, attack, accuracy) of the recipe's models, and how many seeds count."""
+def _measure(store: Store, recipe: Recipe, train: bool) -> pd.DataFrame:
+    """Rows (seed, status, attack, accuracy) of the recipe's models."""
     version = recipe.name.split("/")[0]
     seeds = [s for s in store.seeds if train or store.finished(recipe.name, s)]
-    raw = pd.DataFrame(columns=["seed", "status", "attack", "accuracy"])
-    if seeds and version in OLDER:
-        rows = []
-        for seed in seeds:
-            model = store.model(recipe.name, seed)
-            right = store.correct(model, protocol(version), store.profile.eval_images)
-            rows += [
-                {"seed": seed, "status": model.status, "attack": a, "accuracy": r.mean()}
-                for a, r in right.items()
-            ]
-        raw = pd.DataFrame(rows)
-    elif seeds and version in DIVERSE:
-        row = store.recipe(recipe.name)
-        full = store.recipe(f"{version}/full")
+    if not seeds:
+        columns = ["seed", "status", "attack", "accuracy"]
+        return pd.DataFrame(columns=columns).astype({"accuracy": float})
+    if version in OLDER:
+        attacks, count = protocol(version), store.profile.eval_images
+        return pd.DataFrame(
+            row_of(model) | {"attack": attack, "accuracy": right.mean()}
+            for model in store.models([recipe.name], seeds)
+            for attack, right in store.correct(model, attacks, count).items()
+        )
+    if version in DIVERSE:
+        row, full = store.recipe(recipe.name), store.recipe(f"{version}/full")
         tuned = diverse.generators(store, row, full).values()
         there = train or all(store.finished(r, s) for r in tuned for s in seeds)
-        attacks = diverse.TABLE_2 if there else diverse.DESIGNED
-        raw = diverse.white_box(store, [row], seeds, attacks, full)
-    elif seeds:
-        raw = experiments.white_box(store, [recipe.name], seeds)
-    status = raw.drop_duplicates("seed").status.value_counts().to_dict()
-    counted = f"{status.pop('ok', 0)} of {len(store.seeds)}"
-    if len(seeds) < len(store.seeds):
-        status["not trained"] = len(store.seeds) - len(seeds)
-    note = ", ".join(f"{n} {what}" for what, n in status.items())
-    return raw, counted + (note and f" ({note})")
+        names = diverse.TABLE_2 if there else diverse.DESIGNED
+        return diverse.white_box(store, [row], seeds, names, full)
+    return experiments.white_box(store, [recipe.name], seeds)
 
 
 def _difference(dataset: str, frame: pd.DataFrame, measured: pd.Series) -> pd.Series:
@@ -192,33 +166,19 @@ def compare_black_box(store: Store, frame: pd.DataFrame) -> pd.DataFrame:
     both = printed.reindex(every).join(measured).reset_index()
     both = both.fillna({"table": "", "dataset": ""})
     both["difference"] = _difference(store.dataset, both, both["measured"])
-    return both[
-        [
-            "defence",
-            "surrogate",
-            "table",
-            "dataset",
-            "attack",
-            "published",
-            "measured",
-            "difference",
-        ]
-    ]
+    columns = ["defence", "surrogate", "table", "dataset", "attack", "published", "measured"]
+    return both[[*columns, "difference"]]
 
 
 def compare_transfer(rows: Sequence[dict]) -> pd.DataFrame:
     """L2L-DA's Table 3 beside the rows of `diverse.black_box`: columns defence, surrogate, attack,
     published, measured (mean over the rows' seeds), both in %."""
-    frame = pd.DataFrame(rows)
-    measured = 100 * frame.groupby(["defence", "surrogate", "attack"], sort=False).accuracy.mean()
+    keys = ["defence", "surrogate", "attack"]
+    measured = 100 * pd.DataFrame(rows).groupby(keys, sort=False).accuracy.mean()
     printed = published.select(version="l2l-da", table="Table 3")
     printed = printed.rename(columns={"method": "defence", "value": "published"})
-    keys = ["defence", "surrogate", "attack"]
-    return (
-        measured.rename("measured")
-        .reset_index()
-        .merge(printed[[*keys, "published"]], on=keys, how="left")[[*keys, "published", "measured"]]
-    )
+    both = measured.rename("measured").reset_index().merge(printed, on=keys, how="left")
+    return both[[*keys, "published", "measured"]]
 
 
 def _defences(printed: pd.DataFrame) -> pd.Series:
@@ -239,16 +199,11 @@ def compare_times(log: pd.DataFrame) -> pd.DataFrame:
     times = times.drop_duplicates(["version", "defence"])  # Table 3 stands before Appendix B
     ratios = times.pivot(index="defence", columns="version", values="value")
     ratios /= ratios.loc["PGM Net"]
+    ratios = ratios.loc[times.defence.unique(), ["2018", "v2", "iclr2020"]]
     seconds = log.groupby("defence", sort=False).seconds.median()
-    every = seconds.index.append(pd.Index(times.defence.unique())).unique()
-    seconds = seconds.reindex(every)
-    pgm = seconds["PGM Net"]
-    return (
-        pd.DataFrame({"seconds": seconds, "relative": seconds / pgm})
-        .join(ratios[["2018", "v2", "iclr2020"]])
-        .rename_axis("defence")
-        .reset_index()
-    )
+    relative = seconds / seconds.get("PGM Net", float("nan"))
+    measured = pd.DataFrame({"seconds": seconds, "relative": relative})
+    return pd.concat([measured, ratios], axis=1).rename_axis("defence").reset_index()
 
 
 def show(frame: pd.DataFrame) -> pd.DataFrame:
@@ -256,14 +211,12 @@ def show(frame: pd.DataFrame) -> pd.DataFrame:
     the columns published, measured and difference, as text with one decimal, "" where there is
     nothing. Measured is the statistic that the row names, in the black box the mean."""
     records = frame.to_dict("records")
+    for row in records:
+        if row.get("statistic") == "worst":
+            row |= {"measured": row["worst"], "deviation": None}
     texts = frame.assign(
         published=[_text(r["published"], r.get("published_deviation")) for r in records],
-        measured=[
-            _text(r["worst"])
-            if r.get("statistic") == "worst"
-            else _text(r["measured"], r.get("deviation"))
-            for r in records
-        ],
+        measured=[_text(r["measured"], r.get("deviation")) for r in records],
         difference=[_text(r["difference"], sign="+") for r in records],
     )
     if "surrogate" in frame:

@@ -75,10 +75,6 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def python() -> str:
-    return platform.python_version()
-
-
 def cores() -> int:
     """How many cores this process may use."""
     return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0))

@@ -14,6 +14,7 @@ says so, until a store with `retrain` makes it anew.
 import copy
 import json
 import os
+import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,19 +30,10 @@ import torch
 from torch import nn
 
 from l2lkit import data as datasets
-from l2lkit import distributed, recipes
+from l2lkit import distributed, files, recipes
 from l2lkit.checks.attacks import Budget, auto_attack
 from l2lkit.checks.subject import Subject
 from l2lkit.errors import InputError, whole_number
-from l2lkit.files import (
-    alone,
-    is_json,
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-    write_json,
-    write_text,
-)
 from l2lkit.game import loop
 from l2lkit.game.cpu import keep_memory
 from l2lkit.game.identity import code, fingerprint
@@ -126,7 +118,7 @@ class Store:
     def prepare(self) -> None:
         """Make the folder of the runs. InputError if it cannot be written."""
         if not (self.runs / "layout").is_file():
-            write_text(self.runs / "layout", LAYOUT + "\n")
+            files.write_text(self.runs / "layout", LAYOUT + "\n")
 
     @cached_property
     def data(self) -> datasets.Dataset:
@@ -163,7 +155,7 @@ class Store:
         return self.has_record(path, TRAINING)
 
     def has_record(self, path: Path, rooms: Sequence[str]) -> bool:
-        """Whether a run is finished, and not to be made anew."""
+        """Whether a result is there, and not to be made anew."""
         return path.exists() and not (self._other_code(path, rooms) and self.retrain)
 
     def model(self, name: str | Recipe, seed: int | None = None) -> Model:
@@ -176,13 +168,17 @@ class Store:
         directory = self.where(recipe, seed)
         if str(directory) not in self._models:
             self.prepare()
-            with alone(directory):
+            with files.alone(directory):
                 self._models[str(directory)] = self._load_or_train(recipe, seed, directory)
         return self._models[str(directory)]
 
-    def models(self, names: Sequence[str] = recipes.DEFENCES) -> list[Model]:
-        """Every named recipe with every seed of the profile."""
-        return [self.model(name, seed) for name in names for seed in self.seeds]
+    def models(
+        self,
+        names: Sequence[str | Recipe] = recipes.DEFENCES,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Model]:
+        """Every named recipe with every seed, by default those of the profile."""
+        return [self.model(n, s) for n in names for s in (self.seeds if seeds is None else seeds)]
 
     def _load_or_train(self, recipe: Recipe, seed: int, directory: Path) -> Model:
         resume, made_by = distributed.in_turn(lambda: self.left(directory, TRAINING))
@@ -193,7 +189,7 @@ class Store:
             made_by = list(dict.fromkeys([*start.record["code"].split("+"), *made_by]))
 
         def on_epoch(state: dict) -> None:
-            save_checkpoint(directory, "checkpoint", state | {"code": made_by})
+            files.save_checkpoint(directory, "checkpoint", state | {"code": made_by})
             self._keep_epoch(directory, seed, state)
             self.on_progress(
                 f"{recipe.defence}, seed {seed}, epoch {state['epoch']}/{recipe.epochs}",
@@ -210,17 +206,15 @@ class Store:
                 on_epoch=on_epoch,
             )
 
-        def record() -> dict:
-            about = {
-                "id": f"{directory.parent.name}-seed-{seed}",
-                "status": status,
-                "recipe": recipe.key(),
-                "seed": seed,
-                "wall_seconds": float(log["seconds"].sum()),
-            }
-            return self.record(directory, log, about | self.provenance(), made_by, TRAINING)
-
-        kept = distributed.in_turn(record)
+        about = {
+            "id": f"{directory.parent.name}-seed-{seed}",
+            "status": status,
+            "recipe": recipe.key(),
+            "seed": seed,
+            "wall_seconds": float(log["seconds"].sum()),
+            **self.provenance(),
+        }
+        kept = distributed.in_turn(lambda: self.record(directory, log, about, made_by, TRAINING))
         return Model(recipe, seed, players.classifier, players.attack, log, kept)
 
     def left(self, directory: Path, rooms: Sequence[str]) -> tuple[dict | None, list[str]]:
@@ -230,8 +224,8 @@ class Store:
         if self.retrain and path.exists() and self._other_code(path, rooms):
             path.unlink()
             return None, [now]
-        state = load_checkpoint(directory, "checkpoint") if directory.exists() else None
-        if path.exists() and (state is None or not is_json(path)):
+        state = files.load_checkpoint(directory, "checkpoint") if directory.exists() else None
+        if path.exists() and (state is None or not files.is_json(path)):
             path.unlink()  # it is written anew, after more training if need be
         return state, list(dict.fromkeys([*(state["code"] if state else []), now]))
 
@@ -246,9 +240,9 @@ class Store:
         """Write a finished run's log and record, unless they are there; the record."""
         path = directory / "record.json"
         if not path.exists():
-            write_atomically(directory / "log.csv", lambda p: log.to_csv(p, index=False))
+            files.write_atomically(directory / "log.csv", lambda p: log.to_csv(p, index=False))
             finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            write_json(path, about | {"finished": finished, "code": "+".join(made_by)})
+            files.write_json(path, about | {"finished": finished, "code": "+".join(made_by)})
         self._other_code(path, rooms)
         return json.loads(path.read_text())
 
@@ -261,7 +255,7 @@ class Store:
             for part, tensors in state["players"].items()
             if part in ("f", "g")
         }
-        save_checkpoint(directory / "epochs", f"epoch-{state['epoch']}", players)
+        files.save_checkpoint(directory / "epochs", f"epoch-{state['epoch']}", players)
 
     def epoch(self, name: str, epoch: int) -> Model:
         """The first seed's model as it was after an epoch (from 1), in half precision, with the
@@ -273,11 +267,11 @@ class Store:
             raise InputError(f"{model.defence} has epochs 1 to {len(model.log)}, not {epoch}.")
         if self.profile.name == "paper":
             raise InputError("Epochs are kept at the small profiles only: use smoke or quick.")
-        with alone(directory):
-            kept = load_checkpoint(directory / "epochs", f"epoch-{epoch}")
+        with files.alone(directory):
+            kept = files.load_checkpoint(directory / "epochs", f"epoch-{epoch}")
             if kept is None:
                 self._play_again(model, directory)
-                kept = load_checkpoint(directory / "epochs", f"epoch-{epoch}")
+                kept = files.load_checkpoint(directory / "epochs", f"epoch-{epoch}")
         assert kept is not None
         classifier, attack = copy.deepcopy((model.classifier, model.attack))
         classifier.load_state_dict(kept["f"])
@@ -345,7 +339,7 @@ class Store:
         with its provenance under measurements/. `rooms` are those whose code decides it."""
         key = fingerprint(what, settings, self.data.fingerprint)
         path = self.runs / "measurements" / self.dataset / f"{what}-{key}.json"
-        if path.exists() and not (self._other_code(path, rooms) and self.retrain):
+        if self.has_record(path, rooms):
             try:
                 return json.loads(path.read_text())["result"]
             except (ValueError, KeyError):
@@ -356,7 +350,7 @@ class Store:
         content = {"what": what, "settings": settings, "code": code(*rooms), **self.provenance()}
         content |= {"wall_seconds": time.perf_counter() - started, "result": result}
         self.prepare()
-        write_json(path, content)
+        files.write_json(path, content)
         self.of_other_code.discard(os.fspath(path))
         return json.loads(path.read_text())["result"]
 
@@ -373,7 +367,7 @@ class Store:
             "profile": self.profile.name,
             "seeds": self.seeds,
             "device": machine.hardware(self.device, self.profile.threads),
-            "python": machine.python(),
+            "python": platform.python_version(),
             "versions": machine.versions(),
             "commit": machine.commit(),
         }
@@ -422,10 +416,10 @@ class Store:
         directory = self.runs / "tables" / self.dataset
         provenance = self.provenance() if "data" in vars(self) else self.machine()
         provenance["code"] = self.code
-        write_atomically(directory / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
+        files.write_atomically(directory / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
         rows = json.loads(frame.to_json(orient="records"))
         content = {"caption": caption, "rows": rows, "provenance": provenance}
-        write_json(directory / f"{name}.json", content)
+        files.write_json(directory / f"{name}.json", content)
         return frame
 
     def caption(self, seeds: int | None = None, images: int | str | None = None) -> str:
@@ -441,10 +435,5 @@ class Store:
 
     def other_code(self) -> str:
         """One sentence if results of other code have been used, else nothing."""
-        count = len(self.of_other_code)
-        if not count:
-            return ""
-        return (
-            f"{count} of the results used were made by other code than this; --retrain makes them "
-            "anew."
-        )
+        words = "of the results used were made by other code than this; --retrain makes them anew."
+        return f"{len(self.of_other_code)} {words}" if self.of_other_code else ""

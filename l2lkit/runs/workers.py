@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,7 @@ class Task:
     name: str
     words: str
     work: Callable[[Store], str | None]
-    needs: frozenset[str] = frozenset()
+    needs: Set[str] = frozenset()
 
 
 class Durations:

@@ -16,7 +16,7 @@ class Blitted:
     """A figure that is drawn once, at 100 dpi, but for the artists that are `moving`: these are
     drawn for every picture, so that a slider's move costs milliseconds."""
 
-    def __init__(self, figure: Figure, moving: Sequence[Artist]):
+    def __init__(self, figure: Figure, moving: Sequence[Artist] = ()):
         self.figure, self.moving = figure, moving
 
     @cached_property

@@ -100,16 +100,6 @@ def picture_url(pixels: torch.Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def examples(data: Dataset, row: int, columns: int = 10) -> dict[str, int]:
-    """Class name -> the index of its test image number `row` (from 0, and over again)."""
-    indices = {}
-    for label, name in enumerate(data.class_names[:columns]):
-        places = (data.test_labels == label).nonzero().flatten()
-        if len(places):
-            indices[name] = int(places[row % len(places)])
-    return indices
-
-
 # Without a kernel ------------------------------------------------------------------------------
 
 
@@ -117,8 +107,8 @@ def page(store: Store) -> str:
     """The explorer as one HTML file that asks the network for nothing: the six defences of the
     store's first seed, some images, every attack of `experiments.named_attacks` over a grid of ε,
     all computed now (or found among the measurements)."""
-    models = [store.model(name, store.seed) for name in DEFENCES]
-    chosen = list(examples(store.data, 0).values())
+    models = store.models(DEFENCES, [store.seed])
+    chosen = list(experiments.examples(store.data, columns=10).values())
     indices = chosen[:: max(len(chosen) // PAGE_IMAGES, 1)][:PAGE_IMAGES]
     attacks = experiments.named_attacks(store, store.seed)
     data = store.measured(
@@ -155,7 +145,7 @@ def _cells(store: Store, labels: Sequence[str], indices: Sequence[int]) -> dict:
     """For each defence and attack a picture of all δ (a row an image, a column an ε; 128 is zero
     and 127 steps are one ε), and the probabilities in thousandths, clean and by image and ε."""
     x, y = store.data.test_images[indices].float() / 255, store.data.test_labels[indices]
-    classifiers = [store.model(name, store.seed).classifier for name in DEFENCES]
+    classifiers = [model.classifier for model in store.models(DEFENCES, [store.seed])]
     attacks = [experiments.named_attacks(store, store.seed, epsilon) for epsilon in GRID]
 
     def cell(classifier: nn.Module, label: str) -> dict:

@@ -8,6 +8,7 @@ import html
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -38,37 +39,27 @@ class Latest(Generic[Job]):
     latest is kept, and it ends the running one at its next `check`."""
 
     def __init__(self, work: Callable[[Job], None]):
-        self._work = work
-        self._lock = threading.Lock()
-        self._waiting: list[Job] = []
-        self._thread: threading.Thread | None = None
+        self._work, self._thread, self._lock = work, ThreadPoolExecutor(1), threading.Lock()
+        self._newest: Future[None] = self._thread.submit(lambda: None)
 
     def submit(self, job: Job) -> None:
         with self._lock:
-            self._waiting = [job]
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, daemon=True)
-                self._thread.start()
+            self._newest.cancel()  # unless it has begun
+            self._newest = self._thread.submit(self._run, job)
 
     def check(self) -> None:
-        """Raise Superseded if a newer job waits."""
-        if self._waiting:
-            raise Superseded
+        """For the running job: raise Superseded if a newer one waits."""
+        with self._lock:
+            if not self._newest.running():
+                raise Superseded
 
     def wait(self) -> None:
         """Return when nothing runs or waits."""
-        while (thread := self._thread) is not None:
-            thread.join()
+        wait([self._newest])
 
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._thread = None
-                    return
-                job = self._waiting.pop()
-            with suppress(Superseded):
-                self._work(job)
+    def _run(self, job: Job) -> None:
+        with suppress(Superseded):
+            self._work(job)
 
 
 class Watched(nn.Module):
@@ -113,7 +104,7 @@ class PerturbationExplorer(widgets.VBox):
         chosen: Sequence[str] = ("plain", "pgm", "2step"),
     ):
         self._store = store
-        self._models = {m.defence: m for m in (store.model(n, store.seed) for n in names)}
+        self._models = {m.defence: m for m in store.models(names, [store.seed])}
         attacks = experiments.named_attacks(store, store.seed)
         self._attacks = {PGM_T if n == "PGM-20" else n: a for n, a in attacks.items()}
         self._attacks["CW"] = CW(epsilon=EPSILON)
@@ -124,7 +115,7 @@ class PerturbationExplorer(widgets.VBox):
 
         narrow = widgets.Layout(width="auto")
         self._thumbnails = widgets.HTML()
-        images = cards.examples(store.data, 0)
+        images = experiments.examples(store.data, columns=10)
         self.image = widgets.ToggleButtons(options=images, layout=narrow)
         self.image.add_class(f"l2l-{self.image.model_id}")
         self.more = widgets.Button(description="other images", layout=narrow)
@@ -183,7 +174,7 @@ class PerturbationExplorer(widgets.VBox):
         self._row += 1
         place = self.image.index
         self.image.unobserve(self._moved, "value")  # new options choose the first of them
-        self.image.options = cards.examples(self._store.data, self._row)
+        self.image.options = experiments.examples(self._store.data, self._row, 10)
         self.image.index = place
         self.image.observe(self._moved, "value")
         self._draw_thumbnails()

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 
 from l2lkit.errors import InputError
 from l2lkit.game import toy
+from l2lkit.results.experiments import STRONG
 from l2lkit.show.style import PALETTE, styles
-
-STRONG = ("PGM-20", "PGM-100", "Worst")
 
 
 def accuracy_bars(table: pd.DataFrame, attacks: Sequence[str] = STRONG) -> Figure:

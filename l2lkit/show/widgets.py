@@ -5,7 +5,6 @@ that works without one.
 """
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 import ipywidgets as widgets
@@ -28,14 +27,6 @@ from l2lkit.show import cards, plots
 from l2lkit.show.blit import Blitted
 
 WRAP = widgets.Layout(flex_flow="row wrap", align_items="center")
-
-
-def picture(fig: Figure) -> bytes:
-    """The figure as PNG bytes (100 dpi), for `ipywidgets.Image.value`; the figure is closed."""
-    buffer = BytesIO()
-    fig.savefig(buffer, format="png", dpi=100, pil_kwargs={"compress_level": 1})
-    plt.close(fig)
-    return buffer.getvalue()
 
 
 class Described(widgets.Image):
@@ -104,7 +95,8 @@ def limiting_cycle_explorer() -> widgets.Widget:
         with mpl.rc_context({"figure.constrained_layout.use": False}):  # it takes a third longer
             fig = plots.cycle({method.value: path}, step.value)
         fig.subplots_adjust(left=0.08, right=0.98, bottom=0.2, top=0.97)
-        image.value = picture(fig)
+        image.value = Blitted(fig).png()
+        plt.close(fig)
         words = f"Distance from the equilibrium: {r[0]:.3f} → {r[-1]:.3g}"
         result.value = words
         image.tooltip = f"Path of {method.value} steps of {step.value:.3g}. {words}"

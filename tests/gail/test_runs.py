@@ -36,10 +36,6 @@ def networks_of(game):
     return game.agent.actor, game.discriminator
 
 
-def played_again(store, recipe, seed):
-    return played(store, recipe.environment, recipe.method, seed)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(store, cartpole, method):
     recipe = tiny(method)
@@ -74,11 +70,10 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(store, cartpole, metho
         assert (drawn == whole.agent.policy(other)(states)).all()
 
 
-@pytest.mark.parametrize("again", [trained, played_again])
+@pytest.mark.parametrize("again", [trained, played])
 def test_a_run_of_other_code_is_used_with_a_sentence_or_played_anew(tmp_path, store, again):
     recipe, heard = gail_recipe("CartPole-v1", "GAIL", "smoke"), []
-    directory = played(store, "CartPole-v1", "GAIL", 0)
-    path = directory / "record.json"
+    path = played(store, recipe, 0) / "record.json"
     record = json.loads(path.read_text())
     assert not store.other_code() and record["code"] == code("gail")
     path.write_text(json.dumps(record | {"code": "another"}))

@@ -56,7 +56,10 @@ def results(store, monkeypatch):
 
     def make(given, dataset="cifar10", seeds=3):
         one = store(dataset, seeds=seeds)
-        model = {s: SimpleNamespace(seed=s, status=status) for s, (status, _) in given.items()}
+        model = {
+            s: SimpleNamespace(defence="", seed=s, status=status)
+            for s, (status, _) in given.items()
+        }
         monkeypatch.setattr(one, "finished", lambda name, seed: seed in given)
         monkeypatch.setattr(one, "model", lambda name, seed: model[seed])
 

@@ -43,8 +43,3 @@ def test_a_moving_line_is_drawn_where_it_is_asked_for():
         dark = np.argwhere(pixels < 100)[:, 1]
         centre = ax.transData.transform((x, 0))[0]
         assert len(dark) and abs(dark - centre).max() < 4
-
-
-def test_picture_closes_its_figure():
-    assert widgets.picture(plt.figure()).startswith(b"\x89PNG")
-    assert not plt.get_fignums()

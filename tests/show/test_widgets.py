@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -29,27 +28,26 @@ def store(folder, tmp_path, monkeypatch):
 
 
 def test_the_latest_job_wins_and_ends_the_running_one():
-    started, done, ended = threading.Event(), [], []
+    started, several, done, ended = threading.Event(), threading.Event(), [], []
 
     def work(job):
         if job == 0:
+            latest.check()  # nothing waits yet
             started.set()
+            several.wait(20)
             try:
-                patience = time.monotonic() + 20
-                while time.monotonic() < patience:
-                    latest.check()
+                latest.check()
             except Superseded:
                 ended.append(job)
                 raise
-        started.wait()
         done.append(job)
 
     latest = Latest(work)
     latest.submit(0)
-    started.wait()
-    with latest._lock:  # while the first runs, several come
-        latest._waiting = [1]
+    started.wait(20)
+    latest.submit(1)  # while the first runs, several come
     latest.submit(2)
+    several.set()
     latest.wait()
     assert ended == [0] and done == [2]
     latest.submit(3)
