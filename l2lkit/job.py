@@ -30,7 +30,7 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
         flush=True,
     )
     groups: dict[str, list[Task]] = {}
-    last = []
+    last: list[Task] = []
     for path in sorted(chosen, key=lambda path: "answers" in notebooks.needs(path)):
         before: set[str] = set()
         for name in notebooks.needs(path):
