@@ -18,16 +18,21 @@ class AdvGANAttacker(NaiveAttacker):
 
     The critic tells x from x + δ and learns along: it descends its cross-entropy while g climbs
     `realism` times that, and the margin by which the classifier errs, cut off at 0 (their hinge).
-    Their penalty on ‖δ‖ is left out: the ε-ball bounds δ here. g is L2L-DA's U-Net, so that the
-    generators compared differ in how they are trained and not in size.
+    Their penalty on ‖δ‖ is left out: the ε-ball bounds δ here. g is one of L2L-DA's U-Nets, so that
+    the generators compared differ in how they are trained and not in size.
     """
 
     own_value = True
 
     def __init__(
-        self, channels: int = 3, epsilon: float = 0.031, width: float = 1.0, realism: float = 0.1
+        self,
+        channels: int = 3,
+        epsilon: float = 0.031,
+        width: float = 1.0,
+        realism: float = 0.1,
+        network: str = "unet",
     ):
-        super().__init__("unet", channels, epsilon, width)
+        super().__init__(network, channels, epsilon, width)
         self.realism = realism
         c1, c2 = (max(1, round(c * width)) for c in (64, 128))
         self.critic = nn.Sequential(
@@ -59,13 +64,14 @@ class AdvGAN(Maker):
 
     width: float = 1.0
     realism: float = 0.1
+    network: str = "unet"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(epsilon=self.epsilon, width=self.width)
 
     def __call__(self, shape: Shape, classes: int) -> AdvGANAttacker:
-        return AdvGANAttacker(shape[1], self.epsilon, self.width, self.realism)
+        return AdvGANAttacker(shape[1], self.epsilon, self.width, self.realism, self.network)
 
     def scaled(self, scale: Scale) -> "AdvGAN":
         return replace(self, width=scale.width)

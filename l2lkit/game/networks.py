@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from l2lkit.errors import InputError, check_positive
 from l2lkit.game.cpu import PReLU
-from l2lkit.game.unet import UNet
+from l2lkit.game.unet import UNETS, UNet
 
-NETWORKS = ("2018", "v2-slim", "v2-wide", "iclr2020", "unet")
+NETWORKS = ("2018", "v2-slim", "v2-wide", "iclr2020", *UNETS)
 
 
 class ResBlock(nn.Module):
@@ -79,7 +79,8 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
     `v2-slim`: down- and upsampling with a skip (v2 Table 1, ICLR 2020 Table 7); H, W even.
     `v2-wide`: residual blocks 128-256-128-64 (v2 Table 1, and the authors' code).
     `iclr2020`: residual blocks 128-256-128 (ICLR 2020, Table 1).
-    `unet`: L2L-DA's U-Net without y and z (its section 5.1); H and W must divide by 4.
+    `unet`, `unet-code`: L2L-DA's U-Net without y and z, as its section 5.1 prints it and as its
+    authors' code has it; H and W must divide by 4.
 
     `width` multiplies all inner channel counts. Raises InputError for an unknown name or a width
     that is not positive.
@@ -108,8 +109,8 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
         )
     if name == "v2-slim":
         return SlimNetwork(cin, channels, width)
-    if name == "unet":
-        return UNet(cin, channels, width)
+    if name in UNETS:
+        return UNet(name, cin, channels, width)
     if name in ("v2-wide", "iclr2020"):
         widths = [64, 128, 256, 128] + ([64] if name == "v2-wide" else [])
         c = [scaled(w, width) for w in widths]

@@ -16,7 +16,7 @@ from l2lkit.game.solver import Attack, Shape, Solver
 class Optimiser:
     """One player's optimiser: `sgd`, `adam`, or `sign` (a step of `lr` along the gradient's sign).
     The learning rate is multiplied by `decay` after each of the `milestones`, given as fractions
-    of the run."""
+    of the run. A gradient longer than `clip` is shortened to it; 0 leaves all as they are."""
 
     kind: str = "sgd"
     lr: float = 0.1
@@ -26,9 +26,11 @@ class Optimiser:
     weight_decay: float = 2e-4
     milestones: tuple[float, ...] = ()
     decay: float = 0.1
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         check_positive(lr=self.lr, decay=self.decay)
+        check_not_negative(clip=self.clip)
         check_choice(optimiser=(self.kind, ("sgd", "adam", "sign")))
 
     def build(self, parameters: Iterable[nn.Parameter], ascend: bool) -> torch.optim.Optimizer:
@@ -37,9 +39,21 @@ class Optimiser:
         if self.kind == "sign":  # Adam with no memory divides each gradient by its magnitude
             return torch.optim.Adam(parameters, betas=(0.0, 0.0), eps=1e-30, **common)
         common["weight_decay"] = self.weight_decay
+        made: torch.optim.Optimizer
         if self.kind == "adam":
-            return torch.optim.Adam(parameters, betas=self.betas, **common)
-        return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **common)
+            made = torch.optim.Adam(parameters, betas=self.betas, **common)
+        else:
+            made = torch.optim.SGD(
+                parameters, momentum=self.momentum, nesterov=self.nesterov, **common
+            )
+        if self.clip:
+            made.register_step_pre_hook(self._shorten)
+        return made
+
+    def _shorten(self, optimiser: torch.optim.Optimizer, *_: object) -> None:
+        """Clip the gradient of all parameters together."""
+        moved = [p for group in optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(moved, self.clip)
 
     def lr_at(self, epoch: int, epochs: int) -> float:
         """The learning rate of epoch 0, 1, …, epochs − 1."""

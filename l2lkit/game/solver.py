@@ -170,6 +170,12 @@ class Maker(ABC):
 Attack = Solver | Maker | Callable[[Shape, int], Attacker]
 
 
+def going_on(trained: Attacker, shape: Shape, classes: int) -> Attacker:
+    """A copy of a trained attacker, to train further: `partial(going_on, trained)` is an Attack for
+    a recipe, and its weights belong to that recipe's key."""
+    return copy.deepcopy(trained)
+
+
 # What solvers share -------------------------------------------------------------------------
 
 

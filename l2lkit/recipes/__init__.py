@@ -1,6 +1,6 @@
 """Every training run as data: a table's row is a recipe, and a profile says at which scale."""
 
-from l2lkit.recipes.rows import DEFENCES, RECIPES, SLIM, TODAY, against, recipe
+from l2lkit.recipes.rows import DEFENCES, RECIPES, SLIM, TODAY, against, printed, recipe
 from l2lkit.recipes.scales import PROFILES, Profile, at_scale, profile
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Profile",
     "against",
     "at_scale",
+    "printed",
     "profile",
     "recipe",
 ]

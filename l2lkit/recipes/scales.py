@@ -94,7 +94,7 @@ def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
     if isinstance(attack, Maker):
         attack = attack.scaled(profile)
         if attack.wants_adam:
-            climb = Optimiser(kind="adam", weight_decay=0)
+            climb = Optimiser(kind="adam", weight_decay=0, clip=climb.clip)
         if climb.kind == "adam":
             climb = replace(climb, lr=profile.attacker_lr)
     plain, old = attack is None, version in ("2018", "v2", "v2-svhn")

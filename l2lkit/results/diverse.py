@@ -5,6 +5,7 @@ As in `l2lkit.experiments`, each measurement is one call and one tidy frame, wit
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from l2lkit.game.evaluate import perturb
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.learned import Learned
 from l2lkit.game.recipe import Optimiser, Recipe
-from l2lkit.game.solver import Maker, Solver
-from l2lkit.recipes import against
+from l2lkit.game.solver import Attack, Attacker, Maker, Solver, going_on
+from l2lkit.recipes import against, printed
 from l2lkit.results import experiments, published
 from l2lkit.results.experiments import family, mean_deviation, row_of
 from l2lkit.runs.store import Store
@@ -58,25 +59,35 @@ def designed_attacks(epsilon: float) -> dict[str, Solver | None]:
     }
 
 
-def generators(store: Store, recipe: Recipe, full: Recipe | None = None) -> dict[str, Recipe]:
-    """The recipes of the three generators of Table 2, trained against the classifier of `recipe`.
+def generators(
+    store: Store, recipe: Recipe, seed: int, full: Recipe | None = None
+) -> dict[str, Recipe]:
+    """The recipes of the three generators of Table 2, trained against the classifier of `recipe`
+    for that seed.
 
-    All have the network of `full` (default: the L2L-DA of the store's family), start afresh and
-    see the classifier's training images once in ten epochs of the game, at least once. The text
-    says "fine-tuned" and neither from where nor for how long.
+    L2L-DA's goes on from the one that `full` (default: the L2L-DA of the store's family) was
+    trained with, as in the authors' code ("fine-tuned"); AdvGAN's and GAP's start afresh with the
+    same network. They see the classifier's training images once in ten epochs of the game, at least
+    once; the code takes half as many iterations as the game.
     """
     full = full or store.recipe(f"{family(store)}/full")
     generator = full.attack
     assert isinstance(generator, Diverse)
+    trained = store.model(full, seed).attack
+    assert isinstance(trained, Attacker)
     epochs = max(1, full.epochs // 10)
     climb = Optimiser(kind="adam", lr=store.profile.attacker_lr, weight_decay=0)
-    shared: dict[str, Any] = {"epsilon": generator.epsilon, "width": generator.width}
-    makers: dict[str, Maker] = {
-        "AdvGAN": AdvGAN(**shared),
-        "GAP": Learned(steps=0, network="unet", **shared),
-        "L2L-DA": generator,
+    shared: dict[str, Any] = {
+        "epsilon": generator.epsilon,
+        "width": generator.width,
+        "network": generator.network,
     }
-    return {name: against(recipe, maker, climb, name, epochs) for name, maker in makers.items()}
+    attacks: dict[str, Attack] = {
+        "AdvGAN": AdvGAN(**shared),
+        "GAP": Learned(steps=0, **shared),
+        "L2L-DA": partial(going_on, trained),
+    }
+    return {name: against(recipe, attack, climb, name, epochs) for name, attack in attacks.items()}
 
 
 def survival(
@@ -92,9 +103,10 @@ def survival(
     model = store.model(recipe, seed)
     count, designed = store.profile.eval_images, designed_attacks(epsilon_of(full))
     right = store.correct(model, {a: designed[a] for a in DESIGNED}, count)
-    for name, tuned in generators(store, recipe, full).items():
-        if name in attacks:
-            right |= store.correct(model, {name: store.model(tuned, seed).attack}, count)
+    if set(attacks) & set(GENERATORS):
+        for name, tuned in generators(store, recipe, seed, full).items():
+            if name in attacks:
+                right |= store.correct(model, {name: store.model(tuned, seed).attack}, count)
     if "C&W-1000" in attacks:
         right |= store.correct(model, {"C&W-1000": designed["C&W-1000"]}, count)
     return {a: right[a] for a in attacks}
@@ -137,7 +149,7 @@ def black_box(
     rows = []
     for recipe in surrogates:
         surrogate = store.model(recipe, other)
-        tuned = store.model(generators(store, recipe, full)["L2L-DA"], other)
+        tuned = store.model(generators(store, recipe, other, full)["L2L-DA"], other)
         attacks = {"L2L-DA": tuned.attack} | {n: designed[n] for n in ("PGD-10", "PGD-100")}
         for name, attack in attacks.items():
             assert attack is not None
@@ -221,11 +233,11 @@ def effects(
     """What recursion and diversity each add, on the rows of `white_box`: percentage points, paired
     by seed, mean ± deviation, and on how many seeds they add anything; beside it the difference
     that the paper's Table 1a prints (MNIST). Seeds of which either model failed are left out."""
-    fine = frame[frame.status == "ok"].assign(key=frame.recipe.str.split("/").str[1])
+    fine = frame[frame.status == "ok"].assign(key=frame.recipe.map(printed).str.split("/").str[1])
     accuracy = 100 * fine.pivot_table(index="seed", columns=["key", "attack"], values="accuracy")
-    printed = published.select(version="l2l-da", table="Table 1a")
-    printed = printed.assign(key=printed.recipe.str.split("/").str[1])
-    value = printed.set_index(["key", "attack"]).value
+    paper = published.select(version="l2l-da", table="Table 1a")
+    paper = paper.assign(key=paper.recipe.str.split("/").str[1])
+    value = paper.set_index(["key", "attack"]).value
     rows = []
     for what, where, more, less in SWITCHES:
         for attack in attacks:

@@ -16,7 +16,7 @@ from l2lkit.game.cw import CW
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.recipe import Recipe
 from l2lkit.game.solver import Maker, Solver
-from l2lkit.recipes import RECIPES
+from l2lkit.recipes import RECIPES, printed
 from l2lkit.results import diverse, experiments, published
 from l2lkit.results.experiments import row_of
 from l2lkit.runs.store import Store
@@ -110,7 +110,7 @@ def _white_box(dataset: str, recipe: Recipe) -> pd.DataFrame:
     frame = frame[frame.recipe.str.startswith(f"{version}/") & frame.table.str.startswith("Table")]
     own = {"v2-svhn": "svhn", "l2l-da": "mnist"}
     frame = _on(dataset, frame, own.get(version, "cifar10"))
-    frame = frame[frame.recipe == recipe.name].drop_duplicates("attack", keep="last")
+    frame = frame[frame.recipe == printed(recipe.name)].drop_duplicates("attack", keep="last")
     frame = frame[["table", "dataset", "attack", "value", "deviation"]]
     return frame.rename(columns={"value": "published", "deviation": "published_deviation"})
 
@@ -134,9 +134,13 @@ def _measure(store: Store, recipe: Recipe, train: bool) -> pd.DataFrame:
             for attack, right in store.correct(model, attacks, count).items()
         )
     if version in DIVERSE:
-        row, full = store.recipe(recipe.name), store.recipe(f"{version}/full")
-        tuned = diverse.generators(store, row, full).values()
-        there = train or all(store.finished(r, s) for r in tuned for s in seeds)
+        row, variant = store.recipe(recipe.name), recipe.name.removeprefix(printed(recipe.name))
+        full = store.recipe(f"{version}/full{variant}")
+        there = train or all(
+            store.finished(full, s)
+            and all(store.finished(r, s) for r in diverse.generators(store, row, s, full).values())
+            for s in seeds
+        )
         names = diverse.TABLE_2 if there else diverse.DESIGNED
         return diverse.white_box(store, [row], seeds, names, full)
     return experiments.white_box(store, [recipe.name], seeds)
@@ -174,10 +178,12 @@ def compare_transfer(rows: Sequence[dict]) -> pd.DataFrame:
     """L2L-DA's Table 3 beside the rows of `diverse.black_box`: columns defence, surrogate, attack,
     published, measured (mean over the rows' seeds), both in %."""
     keys = ["defence", "surrogate", "attack"]
-    measured = 100 * pd.DataFrame(rows).groupby(keys, sort=False).accuracy.mean()
-    printed = published.select(version="l2l-da", table="Table 3")
-    printed = printed.rename(columns={"method": "defence", "value": "published"})
-    both = measured.rename("measured").reset_index().merge(printed, on=keys, how="left")
+    named = {r.defence: RECIPES[printed(r.name)].defence for r in RECIPES.values()}
+    frame = pd.DataFrame(rows).replace({"defence": named})
+    measured = 100 * frame.groupby(keys, sort=False).accuracy.mean()
+    paper = published.select(version="l2l-da", table="Table 3")
+    paper = paper.rename(columns={"method": "defence", "value": "published"})
+    both = measured.rename("measured").reset_index().merge(paper, on=keys, how="left")
     return both[[*keys, "published", "measured"]]
 
 

@@ -1,6 +1,7 @@
 """L2L-DA's generator and AdvGAN: by hand, by plain autograd, and by the laws of every attack."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from l2lkit.game.evaluate import perturb, trajectory
 from l2lkit.game.learned import GradAttacker
 from l2lkit.game.loop import Players, step
 from l2lkit.game.recipe import Optimiser
-from l2lkit.game.unet import ConditionalBatchNorm, UNet
+from l2lkit.game.solver import going_on
+from l2lkit.game.unet import UNETS, ConditionalBatchNorm, UNet
 from l2lkit.recipes import RECIPES, against
 
 
@@ -37,32 +39,37 @@ def diverse(seed=3, **options):
 # The network -------------------------------------------------------------------------------
 
 
-def test_latent_and_class_are_felt_and_only_where_they_are_inputs():
+@pytest.mark.parametrize("name", UNETS)
+def test_latent_and_class_are_felt_and_only_where_they_are_inputs(name):
     torch.manual_seed(0)
-    net = UNet(3, 3, 1 / 8, latent=8, classes=4).eval()
-    nn.init.normal_(net.norms[0].gain.weight)
+    net = UNet(name, 3, 3, 1 / 8, latent=8, classes=4).eval()
+    nn.init.normal_(net.norms[0].bias.weight)
     x, y, z = torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.randn(2, 8)
     mixed = net.mix(z, (8, 8))
     out = net(x, y, mixed)
     assert out.shape == (2, 3, 8, 8)
     assert not torch.allclose(out, net(x, y, net.mix(z + 1, (8, 8))))
     assert not torch.allclose(out, net(x, y.flip(0), mixed))
-    plain = UNet(3, 3, 1 / 8).eval()
+    plain = UNet(name, 3, 3, 1 / 8).eval()
     assert torch.equal(plain(x, y, plain.mix(z, (8, 8))), plain(x, y.flip(0)))
 
 
+@pytest.mark.parametrize("name", UNETS)
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_z_joins_the_input_of_every_layer_down(layer):
-    """What the two convolutions add up to is one convolution of the layer's input with the encoded
-    z tiled beside it, as the paper has it."""
-    net = UNet(6, 3, 1 / 8, latent=8).double().eval()
+def test_z_joins_the_input_of_every_layer_down(layer, name):
+    """What the two convolutions add up to is one convolution of the layer's input with z tiled
+    beside it: z itself, as the text has it, or what two layers with ReLU make of it."""
+    net = UNet(name, 6, 3, 1 / 8, latent=8).double().eval()
     conv, conv_z = net.down[layer], net.down_z[layer]
     x, z = torch.rand(2, 6, 8, 8).double(), torch.randn(2, 8).double()
     seen = {}
     conv.register_forward_hook(lambda module, given, out: seen.update(x=given[0], out=out))
     mixed = net.mix(z, (8, 8))
     net(x, None, mixed)
-    tiled = net.encoder(z)[:, :, None, None].expand(-1, -1, *seen["x"].shape[2:])
+    if name == "unet-code":
+        for linear in (net.encoder[0], net.encoder[2]):
+            z = (z @ linear.weight.T + linear.bias).clamp(min=0)
+    tiled = z[:, :, None, None].expand(-1, -1, *seen["x"].shape[2:])
     joined = F.conv2d(
         torch.cat([seen["x"], tiled], 1),
         torch.cat([conv.weight, conv_z.weight], 1),
@@ -73,14 +80,31 @@ def test_z_joins_the_input_of_every_layer_down(layer):
     torch.testing.assert_close(seen["out"] + mixed[layer], joined)
 
 
-def test_conditional_norm_by_hand():
-    norm = ConditionalBatchNorm(2, 3)
+def test_the_authors_network_layer_by_layer():
+    """64, 64 and 128 channels down, no bias in any convolution, and norms behind the second layer
+    down and the two up, the innermost layer having none."""
+    net = UNet("unet-code", 3, 1, latent=8, classes=10)
+    wanted = [(3, 64, 3, 1), (64, 64, 4, 2), (64, 128, 4, 2), (128, 64, 4, 2), (128, 64, 4, 2)]
+    wanted.append((128, 1, 3, 1))
+    layers = [*net.down, *net.up, net.last]
+    described = [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in layers]
+    assert described == wanted
+    assert all(m.bias is None for m in (*layers, *net.down_z))
+    assert [isinstance(n, ConditionalBatchNorm) for n in net.norms] == [True, False, True, True]
+    assert [tuple(e.shape) for e in net.norms[0].parameters()] == [(1, 64), (10, 64)]
+    assert all(n.norm.eps == 1e-10 for n in net.norms if isinstance(n, ConditionalBatchNorm))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_conditional_norm_by_hand(shared):
+    norm = ConditionalBatchNorm(2, 3, shared)
     nn.init.normal_(norm.gain.weight), nn.init.normal_(norm.bias.weight)
     x, y = torch.randn(5, 2, 4, 4), torch.tensor([0, 2, 1, 1, 0])
     mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-    scaled = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+    epsilon = 1e-10 if shared else 1e-5
+    scaled = (x - mean[:, None, None]) / (variance[:, None, None] + epsilon).sqrt()
     for i, label in enumerate(y):
-        gain, bias = norm.gain.weight[label], norm.bias.weight[label]
+        gain, bias = norm.gain.weight[0 if shared else label], norm.bias.weight[label]
         torch.testing.assert_close(
             norm(x, y)[i], gain[:, None, None] * scaled[i] + bias[:, None, None]
         )
@@ -99,20 +123,35 @@ def test_one_step_without_y_delta_and_z_is_the_2018_grad_attacker_with_the_unet(
     assert bare(f, x, y).abs().max() > 0.01
 
 
-def test_two_steps_by_hand():
-    """Equation 5 written out, with the gradient over its norm per image and channel."""
-    g, f, (x, y) = diverse(steps=2), classifier(), batch()
+@pytest.mark.parametrize("network", UNETS)
+def test_two_steps_by_hand(network):
+    """Equation 5 written out: the network sees x, and the gradient at x_adv over its norm per image
+    and channel; δ is clipped to ±ε and x_adv to [0, 1]."""
+    g, f, (x, y) = diverse(steps=2, network=network), classifier(), batch()
+    x[:, :, :4] = 0  # there δ may be negative, and what is added to the image may not
     rng = [torch.Generator().manual_seed(i) for i in range(len(x))]
     z = torch.stack(
         [torch.randn(8, generator=torch.Generator().manual_seed(i)) for i in range(len(x))]
     ).double()
-    delta = torch.zeros_like(x)
+    delta, attacked = torch.zeros_like(x), x
     for found in g.iterates(f, x, y, rng):
-        gradient = mean_gradient(f, x + delta, y)
+        gradient = mean_gradient(f, attacked, y)
         gradient = gradient / gradient.flatten(2).norm(dim=2)[..., None, None]
-        out = g.network(torch.cat([x + delta, gradient, delta], 1), y, g.mix(z, x)).tanh()
-        delta = ((x + (delta + 0.1 / 4 * out).clamp(-0.1, 0.1)).clamp(0, 1) - x).detach()
-        torch.testing.assert_close(found, delta)
+        out = g.network(torch.cat([x, gradient, delta], 1), y, g.mix(z, x)).tanh()
+        delta = (delta + 0.1 / 4 * out).clamp(-0.1, 0.1).detach()
+        attacked = (x + delta).clamp(0, 1)
+        torch.testing.assert_close(found, attacked - x)
+    assert delta[:, :, :4].min() < 0
+
+
+@pytest.mark.parametrize("accumulated", [True, False])
+def test_a_generator_without_delta_as_input_does_not_see_it(accumulated):
+    """Table 1b. With one gradient and another δ so far, the step it takes is the same."""
+    g, (x, y) = diverse(accumulated=accumulated), batch()
+    mixed, gradient = g.mix(torch.zeros(len(x), 8).to(x), x), torch.rand_like(x)
+    here, there = torch.zeros_like(x), torch.full_like(x, 0.05)
+    one, two = (g.step(x, y, delta, gradient, mixed) - delta for delta in (here, there))
+    assert torch.allclose(one, two) == (not accumulated)
 
 
 @settings(max_examples=15)
@@ -157,19 +196,22 @@ def test_trajectory_has_all_steps():
 
 
 def test_spread_by_hand():
-    deltas = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.5, -0.5], [1.0, 0.0]]).view(4, 1, 1, 2)
+    images = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.5, -0.5], [1.0, 0.0]]).view(4, 1, 1, 2)
     z = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, -1.0, 4.0], [1.0, 1.0, 0.5]])
-    # |δ| differ by 0.5 and 0.5, by 0 and 2; |z| by 1, 1, 4 and by 0, 0, 0.5.
-    assert spread(deltas, z).item() == pytest.approx((0.5 / 2 + 1 / (0.5 / 3)) / 2)
+    # The images differ by 0.5 and 0.5, by 0 and 2; z by 1, 1, 4 and by 0, 0, 0.5.
+    assert spread(images, z).item() == pytest.approx((0.5 / 2 + 1 / (0.5 / 3)) / 2)
 
 
 @pytest.mark.parametrize("latent", [0, 8])
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("diversity", [0.0, 0.7])
-def test_the_objective_has_the_gradient_of_equation_8(latent, steps, diversity):
+@pytest.mark.parametrize("objective", ["mean", "sum"])
+def test_the_objective_has_the_gradient_of_equation_8(latent, steps, diversity, objective):
     """Against plain autograd: T losses, each a pass of its own, and the diversity of the whole
     path, for the same two z. The gradient fed to the network stays a constant."""
-    g, f, (x, y) = diverse(steps=steps, latent=latent, diversity=diversity), classifier(), batch()
+    settings = {"steps": steps, "latent": latent, "diversity": diversity, "objective": objective}
+    g, f, (x, y) = diverse(**settings), classifier(), batch()
+    x[:, :, :2] = 0
     torch.manual_seed(11)
     _, _, delta, value = g.play(f, x, y)
     found = torch.autograd.grad(value, list(g.parameters()), allow_unused=True)
@@ -180,21 +222,33 @@ def test_the_objective_has_the_gradient_of_equation_8(latent, steps, diversity):
     z = z.to(x.dtype)
     moved, total = torch.zeros_like(xs), 0.0
     for _ in range(steps):
-        gradient = mean_gradient(f, xs + moved, ys)
+        gradient = mean_gradient(f, (xs + moved).clamp(0, 1), ys)
         moved = g.step(xs, ys, moved, gradient, g.mix(z, xs))
-        total = total + F.cross_entropy(f(xs + moved), ys)
+        attacked = (xs + moved).clamp(0, 1)
+        total = total + F.cross_entropy(f(attacked), ys)
         if latent:
-            (a, b), (za, zb) = moved.chunk(2), z.chunk(2)
+            (a, b), (za, zb) = attacked.chunk(2), z.chunk(2)
             apart = (a - b).abs().sum((1, 2, 3)) / a[0].numel()
             total = total + diversity * (apart / ((za - zb).abs().sum(1) / latent)).mean()
-    wanted = torch.autograd.grad(total / steps, list(g.parameters()), allow_unused=True)
-    torch.testing.assert_close(delta, moved)
+    climbed = total if objective == "sum" else total / steps
+    wanted = torch.autograd.grad(climbed, list(g.parameters()), allow_unused=True)
+    torch.testing.assert_close(delta, attacked - xs)
     assert len(delta) == draws * len(x)
     for mine, theirs in zip(found, wanted, strict=True):
         assert (mine is None) == (theirs is None)
         if mine is not None:
             torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-6)
     assert max(t.abs().max() for t in wanted if t is not None) > 1e-6
+
+
+@pytest.mark.parametrize("latent", [0, 8])
+def test_clean_images_join_the_batch_of_the_authors_code(latent):
+    g, f, (x, y) = diverse(latent=latent, with_clean=True), classifier(), batch()
+    images, labels, delta, _ = g.play(f, x, y)
+    draws = 2 if latent else 1
+    assert torch.equal(images, x.repeat(draws + 1, 1, 1, 1))
+    assert torch.equal(labels, y.repeat(draws + 1))
+    assert not delta[-len(x) :].any() and delta[: -len(x)].abs().amax((1, 2, 3)).min() > 0
 
 
 def test_the_objective_leaves_the_classifier_alone():
@@ -211,10 +265,12 @@ def small(recipe, **changes):
     return replace(recipe, attack=attack, classifier="wrn-10-1", batch_size=8, warm_start=None)
 
 
-def test_a_step_of_the_game_by_hand(colours):
-    """Algorithm 1 with plain SGD: φ up its objective, θ down ℓ(x) + ℓ(x + δ) on both draws, both
-    from where they stood before the step."""
-    recipe = small(RECIPES["l2l-da-cifar10/full"], steps=2)
+@pytest.mark.parametrize("variant", ["", "@code"])
+def test_a_step_of_the_game_by_hand(colours, variant):
+    """With plain SGD, both from where they stood before the step. Algorithm 1: φ up its objective,
+    θ down ℓ(x) + ℓ(x + δ) on both draws. The authors' code: θ down the mean loss of one batch of
+    clean images and both draws, and no gradient longer than 1."""
+    recipe = small(RECIPES[f"l2l-da-cifar10/full{variant}"], steps=2)
     plain = replace(recipe.optimiser, momentum=0.0, weight_decay=0.0, milestones=())
     recipe = replace(recipe, optimiser=plain, attacker_optimiser=plain)
     torch.manual_seed(0)
@@ -233,17 +289,38 @@ def test_a_step_of_the_game_by_hand(colours):
     _, _, deltas, value = g.play(f, x, y)
     climb = torch.autograd.grad(value, list(g.parameters()))
     f.train()
-    adversarial = F.cross_entropy(f(x.repeat(2, 1, 1, 1) + deltas.detach()), y.repeat(2))
-    fall = torch.autograd.grad(adversarial + F.cross_entropy(f(x), y), list(f.parameters()))
-    assert loss.item() == pytest.approx(adversarial.item())
-    with torch.no_grad():
-        for p, d in zip(g.parameters(), climb, strict=True):
-            p += 0.01 * d
-        for p, d in zip(f.parameters(), fall, strict=True):
-            p -= 0.01 * d
+    attacked = x.repeat(2, 1, 1, 1) + deltas[:16].detach()
+    if variant:
+        total = F.cross_entropy(f(torch.cat([attacked, x])), y.repeat(3))
+        assert loss.item() == pytest.approx(total.item())
+    else:
+        adversarial = F.cross_entropy(f(attacked), y.repeat(2))
+        assert loss.item() == pytest.approx(adversarial.item())
+        total = adversarial + F.cross_entropy(f(x), y)
+    fall = torch.autograd.grad(total, list(f.parameters()))
+    for module, gradient, sign in ((g, climb, 1), (f, fall, -1)):
+        length = sum(d.pow(2).sum() for d in gradient).sqrt()
+        rate = 0.01 * (min(1.0, 1 / length) if variant else 1.0)
+        with torch.no_grad():
+            for p, d in zip(module.parameters(), gradient, strict=True):
+                p += sign * rate * d
     for mine, theirs in ((one.classifier, f), (one.attack, g)):
         for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-4)
+
+
+def test_a_trained_generator_goes_on_from_where_it_stands(colours):
+    model = small(RECIPES["l2l-da-cifar10/full"], steps=2)
+    trained = diverse(steps=2).float()
+    climb = Optimiser(lr=0.01)
+    tuned, other = (
+        against(model, partial(going_on, g), climb, "L2L-DA", epochs=1)
+        for g in (trained, diverse(seed=4, steps=2).float())
+    )
+    game = Players.build(tuned, colours, torch.device("cpu"))
+    for p, q in zip(game.attack.parameters(), trained.parameters(), strict=True):
+        assert torch.equal(p, q) and p is not q
+    assert tuned.key() != other.key()
 
 
 @pytest.mark.parametrize(
@@ -305,6 +382,9 @@ def in_turns():
         (lambda: DiverseAttacker(gradient="sign"), "gradient must be one of spatial, none"),
         (lambda: Diverse(diversity=-1.0), "diversity must be 0 or more"),
         (lambda: Diverse(gradient="sign"), "gradient must be one of"),
+        (lambda: Diverse(network="v2-wide"), "network must be one of unet, unet-code"),
+        (lambda: Diverse(objective="max"), "objective must be one of mean, sum"),
+        (lambda: Optimiser(clip=-1.0), "clip must be 0 or more"),
         (lambda: AdvGANAttacker(epsilon=2.0), "ε must be"),
         (lambda: in_turns().solver((8, 3, 16, 16), 10), "use simultaneous"),
         (lambda: replace(RECIPES["iclr2020/pgm"], optimiser=None), "nothing learns"),

@@ -100,6 +100,11 @@ def by_table(name, cin, w=1):
         down = conv(3, cin, a) + conv(4, a, b) + conv(4, b, c)
         up = conv(4, c, b) + conv(4, 2 * b, a) + conv(3, 2 * a, 3)
         return int(down + up + 2 * (b + c + b + a))
+    if name == "unet-code":  # the authors' code: 64-64-128, no bias, no norm innermost
+        a, b = 64 * w, 128 * w
+        down = conv(3, cin, a, False) + conv(4, a, a, False) + conv(4, a, b, False)
+        up = conv(4, b, a, False) + conv(4, 2 * a, a, False) + conv(3, 2 * a, 3, False)
+        return int(down + up + 3 * 2 * a)
     a, b, c = 64 * w, 128 * w, 256 * w  # v2 Table 1 (wide), ICLR 2020 Table 1
     inner = conv(3, cin, a, False) + 2 * a + residual(a, b) + residual(b, c) + residual(c, b)
     if name == "v2-wide":

@@ -86,9 +86,12 @@ def test_pgm_of_each_version():
 
 def test_who_trains_on_clean_images_too():
     """2018: all (its Algorithms 1 and 2); v2: FGSM and PGM Net (section 3.2); ICLR 2020: none.
-    L2L-DA: all but the one that trains on nothing else (its Algorithm 1, line 10)."""
+    L2L-DA: all but the one that trains on nothing else (its Algorithm 1, line 10); in its authors'
+    code the clean images are part of the batch."""
     both = {name for name, r in RECIPES.items() if r.clean_weight}
-    diverse = {n for n, r in RECIPES.items() if n.startswith("l2l-da") and r.attack}
+    diverse = {
+        n for n, r in RECIPES.items() if n.startswith("l2l-da") and r.attack and "@" not in n
+    }
     assert len(diverse) == 2 * 13
     assert both == diverse | {f"2018/{n}" for n in ("fgsm", "pgm", "naive", "grad")} | {
         f"{v}/{n}" for v in ("v2", "v2-svhn") for n in ("fgsm", "pgm")
@@ -106,7 +109,9 @@ def test_l2l_da_is_trained_as_section_5_1_says():
         rows = [r for n, r in RECIPES.items() if n.startswith(f"{version}/") and r.attack]
         for row in rows:
             assert row.attack.epsilon == pytest.approx(epsilon)
-            assert (row.classifier, row.warm_start) == (classifier, f"{version}/plain")
+            assert row.classifier == classifier
+            if "@" not in row.name:
+                assert row.warm_start == f"{version}/plain"
             assert row.epochs * images / row.batch_size == pytest.approx(100_000, rel=0.01)
             assert row.optimiser.lr_at(row.epochs // 2 - 1, row.epochs) == 0.01
             assert row.optimiser.lr_at(row.epochs // 2 + 1, row.epochs) == pytest.approx(0.001)
@@ -121,8 +126,30 @@ def test_l2l_da_is_trained_as_section_5_1_says():
             assert (pgd.steps, pgd.step_size) == (steps, pytest.approx(epsilon / 4))
 
 
-def test_every_ingredient_of_l2l_da_is_switched_off_alone():
-    full = RECIPES["l2l-da/full"].attack
+def test_l2l_da_as_printed_and_as_its_authors_ran_it():
+    """Equations 6 and 7 are means over the steps, and Algorithm 1 steps on L(x) + L(x_adv). The
+    code: sums, one batch in which one image of three is clean, gradients no longer than 1, its own
+    U-Net, and on MNIST a classifier that has seen 1,000 batches of clean images (two epochs are
+    1,200)."""
+    starts = {"l2l-da": "l2l-da/start@code", "l2l-da-cifar10": "l2l-da-cifar10/plain"}
+    for version, start in starts.items():
+        printed, code = (RECIPES[f"{version}/full{variant}"] for variant in ("", "@code"))
+        assert (printed.attack.objective, printed.attack.with_clean) == ("mean", False)
+        assert printed.clean_weight == 1 and not printed.optimiser.clip
+        assert not printed.attacker_optimiser.clip
+        attack = replace(printed.attack, network="unet-code", objective="sum", with_clean=True)
+        assert code.attack == attack and code.clean_weight == 0
+        assert code.optimiser == replace(printed.optimiser, clip=1.0)
+        assert code.attacker_optimiser == replace(printed.attacker_optimiser, clip=1.0)
+        assert code.warm_start == start
+        assert code.epochs == printed.epochs
+    clean = RECIPES["l2l-da/start@code"]
+    assert clean.attack is None and clean.epochs * 600 == pytest.approx(1000, rel=0.21)
+
+
+@pytest.mark.parametrize("variant", ["", "@code"])
+def test_every_ingredient_of_l2l_da_is_switched_off_alone(variant):
+    full = RECIPES[f"l2l-da/full{variant}"].attack
     alone = {
         "no-r": {"steps": 1},
         "no-d": {"diversity": 0.0},
@@ -131,7 +158,7 @@ def test_every_ingredient_of_l2l_da_is_switched_off_alone():
         "no-norm": {"gradient": "none"},
     }
     for key, changed in alone.items():
-        assert RECIPES[f"l2l-da/{key}"].attack == replace(full, **changed)
+        assert RECIPES[f"l2l-da/{key}{variant}"].attack == replace(full, **changed)
 
 
 def test_rates_fall_where_the_texts_say():

@@ -55,7 +55,7 @@ def test_grey_images_have_the_recipes_of_mnist(store, monkeypatch):
 
 
 def test_generators_are_trained_against_a_classifier_that_stays(store, full):
-    tuned = diverse.generators(store, store.recipe("pgm"))
+    tuned = diverse.generators(store, store.recipe("pgm"), 0)
     assert tuple(tuned) == diverse.GENERATORS
     pgm = store.model("pgm", 0)
     for recipe in tuned.values():
@@ -63,19 +63,35 @@ def test_generators_are_trained_against_a_classifier_that_stays(store, full):
         assert model.attack.epsilon == pytest.approx(8 / 255)
         for name, value in pgm.classifier.state_dict().items():
             assert torch.equal(model.classifier.state_dict()[name], value)
-    assert {r.attack.width for r in tuned.values()} == {full.attack.width}
-    longer = diverse.generators(store, full, replace(full, epochs=40))
-    assert {r.epochs for r in longer.values()} == {4}
+    afresh = [tuned[name].attack for name in ("AdvGAN", "GAP")]
+    assert {(a.width, a.network) for a in afresh} == {(full.attack.width, full.attack.network)}
+    longer = diverse.generators(store, full, 0, replace(full, epochs=10))
+    assert {r.epochs for r in longer.values()} == {1}
+
+
+def test_the_generator_goes_on_from_the_one_it_was_trained_with(store, full):
+    """Before its first step of fine-tuning it attacks as that one does."""
+    own = store.model(full, 1).attack
+    tuned = diverse.generators(store, store.recipe("pgm"), 1, full)["L2L-DA"]
+    start = tuned.solver((8, 3, 8, 8), 4)
+    x, y = store.images(4)
+    classifier = store.model("pgm", 1).classifier
+    one, two = (perturb(classifier, g, x, y, seed=0) for g in (own, start.eval()))
+    assert torch.equal(one, two)
+    moved = store.model(tuned, 1).attack
+    assert not torch.equal(one, perturb(classifier, moved, x, y, seed=0))
 
 
 def test_another_classifier_is_another_generator(store):
-    """The parent is part of the identity, also when a recipe object is passed for its name."""
-    one, two = (
-        diverse.generators(store, r)["GAP"]
-        for r in (store.recipe("pgm"), replace(store.recipe("pgm"), epochs=2))
-    )
-    assert one.name == two.name and store.where(one, 0) != store.where(two, 0)
-    assert store.recipe("pgm").name == one.key()["warm_start"]
+    """The parent is part of the identity, also when a recipe object is passed for its name; and so
+    is the generator from which one goes on."""
+    pgm = store.recipe("pgm")
+    for name in ("GAP", "L2L-DA"):
+        one, two = (diverse.generators(store, r, 0)[name] for r in (pgm, replace(pgm, epochs=2)))
+        assert one.name == two.name and store.where(one, 0) != store.where(two, 0)
+        assert pgm.name == one.key()["warm_start"]
+    one, two = (diverse.generators(store, pgm, seed)["L2L-DA"] for seed in (0, 1))
+    assert store.where(one, 0) != store.where(two, 0)
 
 
 def test_the_table_has_the_papers_minimum_and_the_image_wise_one(store, full, monkeypatch):
