@@ -15,7 +15,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def changes(full: Recipe, plain: Recipe) -> dict[str, Recipe]:
     taken back at a time."""
     attack, theta = full.attack, full.optimiser
     assert isinstance(attack, Diverse) and theta
-    settings = {name: getattr(attack, name) for name in Diverse.__dataclass_fields__}
+    settings = {f.name: getattr(attack, f.name) for f in fields(attack)}
     separate = replace(attack, with_clean=False)
     changed = {
         "sees x + δ, δ clipped with the image": replace(full, attack=Moved(**settings)),
