@@ -164,9 +164,10 @@ class Benchmark:
                 assert not isinstance(start, str)
                 needs = frozenset({name_of("train", start, seed)} if start else ())
                 tasks.append(_task("train", partial(self.train), recipe, seed, needs))
+        several, rows = [self.rows[n] for n in SEVERAL], [*self.rows.values()]
         for recipe, seed in self.trained(store):
             needs = frozenset({name_of("train", recipe, seed)})
-            measured = [*self.rows.values(), *self.changes.values()]
+            measured = [*rows, *self.changes.values()] if seed == first else several
             if seed not in store.seeds or recipe not in measured:
                 continue
             attacks = partial(self.attack, attacks=diverse.DESIGNED)
@@ -291,7 +292,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--variant", default="code", choices=("printed", "code"), help="of the recipes")
     add("--differences", action="store_true", help="also the full method with one change at a time")
     add("--images", type=int, default=12_800, help="training images")
-    add("--test-images", type=int, default=500)
+    add("--test-images", type=int, default=300)
     add("--batch", type=int, default=100, help="images in a batch")
     add("--iterations", type=int, default=2000, help="length of the games")
     add("--plain-iterations", type=int, default=2000, help="length of the training of Plain")

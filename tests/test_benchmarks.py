@@ -3,11 +3,13 @@
 import math
 
 import pandas as pd
+import torch
 from scripts import load
 
+from l2lkit.recipes import RECIPES
 from l2lkit.runs.store import Store
 
-choices, libraries = load("choices"), load("libraries")
+choices, libraries, diverse_mnist = load("choices"), load("libraries"), load("diverse_mnist")
 
 
 def test_fast_step_changes_update_and_precision_alone(monkeypatch):
@@ -69,3 +71,44 @@ def test_libraries_take_turns_batch_by_batch_and_are_measured_once(tmp_path):
     assert [r["times ours"] for r in rows] == [1.0, 1.5, 1.0]
     assert [r["other verdicts"] for r in rows] == [0, 2, 0]
     assert {r["robust"] for r in rows} == {59 / 60}
+
+
+def flat(key, path=()):
+    """The leaves of a recipe's key, by their path."""
+    if not isinstance(key, dict):
+        return {path: key}
+    return {p: v for name, part in key.items() for p, v in flat(part, (*path, name)).items()}
+
+
+def test_every_difference_of_l2l_da_is_taken_back_alone():
+    full = RECIPES["l2l-da/full@code"]
+    settings = {
+        "sees x + δ, δ clipped with the image": {("attack", "class"), ("attack", "source")},
+        "the text's U-Net": {("attack", "settings", "network")},
+        "means over the steps": {("attack", "settings", "objective")},
+        "θ's gradient not clipped": {("optimiser", "clip")},
+        "φ's gradient not clipped": {("attacker_optimiser", "clip")},
+        "ℓ(x) + ℓ(x_adv)": {("attack", "settings", "with_clean"), ("clean_weight",)},
+        "longer clean training": {("warm_start",)},
+    }
+    before = flat(full.key())
+    changed = diverse_mnist.changes(full, RECIPES["l2l-da/plain"])
+    assert changed.keys() == settings.keys()
+    for what, recipe in changed.items():
+        after = flat(recipe.key())
+        moved = {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
+        assert moved == settings[what] | {("defence",)}
+
+
+def test_the_former_generator_saw_x_and_delta_together():
+    torch.manual_seed(0)
+    g = diverse_mnist.Moved(epsilon=0.3, width=1 / 16, steps=3)((2, 1, 8, 8), 10)
+    seen = []
+    g.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    x, y = torch.rand(2, 1, 8, 8), torch.tensor([3, 4])
+    delta = g(classifier, x, y)
+    for first, _, accumulated in (inputs.chunk(3, 1) for inputs in seen):
+        torch.testing.assert_close(first, x + accumulated)
+        assert (x + accumulated).min() >= 0 and (x + accumulated).max() <= 1
+    assert accumulated.any() and delta.any()
