@@ -1,4 +1,4 @@
-"""The learned attackers and one training step, as boxes and arrows."""
+"""The learned attackers, their parts and one training step, as boxes and arrows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.patches import FancyBboxPatch as Box
+from torch import nn
 
 from l2lkit.errors import InputError
+from l2lkit.game.networks import ResBlock
 from l2lkit.show.style import PALETTE
 
 _FORWARD = {"color": "0.15", "ls": "-", "lw": 1.5, "label": "forward"}
@@ -71,6 +73,74 @@ def game_diagram(steps: int = 1) -> Figure:
     ax.set(xlim=(-0.7, end + 2.8), ylim=(-2, 4))
     _legend(fig, [_FORWARD, _QUERY, _BACKWARD] if steps else [_FORWARD, _BACKWARD])
     return fig
+
+
+def block_diagram(cin: int = 128, cout: int = 256) -> Figure:
+    """The attackers' residual block, read off the module that plays (ICLR 2020, Figure 7)."""
+    block = ResBlock(cin, cout)
+    words = ["$h$", *(_layer(m) for m in block.body), "$+$", "$h'$"]
+    end = 1.5 * (len(words) - 1)
+    fig, ax = plt.subplots(figsize=(0.95 * end + 1, 3))
+    _canvas(ax, (-0.8, end + 0.8), (-0.6, 2.1))
+    boxes = [_box(ax, 1.5 * i, 0, text, width=1.15) for i, text in enumerate(words)]
+    for before, after in zip(boxes, boxes[1:], strict=False):
+        _arrow(ax, before, after, _FORWARD)
+    skip = _box(ax, end / 2 - 0.75, 1.6, _layer(block.skip), width=1.15)
+    _arrow(ax, boxes[0], skip, _FORWARD, -0.2)
+    _arrow(ax, skip, boxes[-2], _FORWARD, -0.2)
+    return fig
+
+
+def _layer(module: nn.Module) -> str:
+    """A layer in a few words, two lines where it has sizes."""
+    if isinstance(module, nn.Conv2d):
+        k, c = module.kernel_size[0], module.out_channels
+        return f"conv {k}×{k}\n{c}"
+    if isinstance(module, nn.Identity):
+        return "as it is"
+    return {"BatchNorm2d": "batch norm"}.get(type(module).__name__, type(module).__name__)
+
+
+def generator_diagram() -> Figure:
+    """The attacker of L2L beside the generator of L2L-DA (its Figure 1): what each sees, and that
+    the second one's answer is among its next inputs."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.9), width_ratios=(3.4, 4.4))
+    for ax, inputs, out, title in (
+        (left, ("$x$",), "$\\delta$", "(a) L2L: once"),
+        (
+            right,
+            ("$x$", "$y$", "$z\\sim\\mathcal{N}(0, I)$"),
+            "$\\delta^{(t+1)}$",
+            "(b) L2L-DA: T times",
+        ),
+    ):
+        recursive = len(inputs) > 1
+        _canvas(ax, (-1.2, 5.3 if recursive else 4.5), (-2.6, 2.7))
+        ax.set_title(title, loc="left", fontweight="bold")
+        f, g = _box(ax, 1.2, 2, _F, _CLASSIFIER), _box(ax, 1.8, 0, _G, _ATTACKER)
+        seen = [
+            _box(ax, -0.2, -1.1 * i, text, width=1.7 if "sim" in text else 0.7)
+            for i, text in enumerate(inputs)
+        ]
+        answer = _box(ax, 3.8, 0, out, width=0.95)
+        for box in seen:
+            _arrow(ax, box, g, _FORWARD)
+        _arrow(ax, seen[0], f, _FORWARD)
+        _arrow(ax, f, g, _QUERY)
+        _arrow(ax, g, answer, _FORWARD)
+        ax.text(1.75, 1, "$\\nabla_x\\ell$", color=PALETTE[0])
+        if recursive:
+            _arrow(ax, answer, f, _FORWARD, 0.3)
+            _arrow(ax, answer, g, _FORWARD, -0.6)
+            ax.text(3.4, -1.3, "$\\delta^{(t)}$: the next time round", ha="center")
+    _legend(fig, [_FORWARD, _QUERY])
+    return fig
+
+
+def _canvas(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.set(xlim=x, ylim=y)
 
 
 def _unroll(ax: Axes, steps: int, words: str = "") -> dict[tuple[float, float], Box]:
