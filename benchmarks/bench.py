@@ -56,11 +56,11 @@ from l2lkit.runs import machine
 ROOT = Path(__file__).resolve().parents[1]
 DEFENCES = ("plain", "fgsm", "pgm", "naive", "grad", "2step")
 ROWS = (
-    *(f"iclr2020/{name}" for name in DEFENCES),
+    *(recipe(name).name for name in DEFENCES),
     *("l2l-da-cifar10/full", "today/free", "today/fgsm-rs"),
 )
-PAPER_ROWS = ("iclr2020/plain", "iclr2020/pgm", "iclr2020/grad", "iclr2020/2step")
-REFERENCES = ("iclr2020/grad", "iclr2020/2step")
+PAPER_ROWS = tuple(recipe(name).name for name in ("plain", "pgm", "grad", "2step"))
+REFERENCES = PAPER_ROWS[2:]
 PRECISIONS = ("float32", "bfloat16")
 EPOCH = 50_000  # CIFAR's training images
 ATTACKS: dict[str, Callable[[], Solver]] = {

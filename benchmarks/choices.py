@@ -1,14 +1,16 @@
 """Where paper and authors' code differ, or are silent: which choice measures better?
 
-    python benchmarks/choices.py [choices|fast_step] [--dataset NAME] [--data DIR|ZIP]
+    python benchmarks/choices.py [choices|recipes|fast_step] [--dataset NAME] [--data DIR|ZIP]
                                  [--seeds N] [--images N] [--output DIR]
 
+`recipes` trains Grad and 2-Step L2L as recommended, as the authors' code has them and as printed,
+at the profile `quick`: one recipe and seed takes one to three minutes on a core without bfloat16.
 `choices` trains Grad L2L of the profile `quick` with one setting changed at a time. `fast_step`
 trains Grad and 2-Step L2L with this project's step (both players from one pass, bfloat16) and with
 the authors' procedure (in turns, float32), for equally many epochs: is the fast step as robust?
 Either measures PGM-20, PGM-100 and CW on the same images, prints a table with the differences
 paired by seed, and writes it with its provenance to
-results/recorded/<choices or fast_step>-<dataset>.json. Models and measurements are kept under
+results/recorded/<question>-<dataset>.json. Models and measurements are kept under
 --output, and the same command goes on where it stopped. What a step costs is for
 `python benchmarks/bench.py`: here models train side by side.
 """
@@ -32,6 +34,8 @@ from l2lkit.results.experiments import mean_deviation, row_of, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 AUTHORS = ", authors' procedure"
+KINDS = ("@ours", "@code", "")
+OTHERS = (AUTHORS, ", authors' code", ", as printed")
 
 
 def choices(store: Store) -> dict[str, Recipe]:
@@ -51,6 +55,15 @@ def choices(store: Store) -> dict[str, Recipe]:
     }
 
 
+def recipes(store: Store) -> dict[str, Recipe]:
+    rows = [
+        store.recipe(f"{row}{kind}")
+        for row in ("iclr2020/grad", "iclr2020/2step")
+        for kind in KINDS
+    ]
+    return {r.defence: r for r in rows}
+
+
 def fast_step(store: Store) -> dict[str, Recipe]:
     recipes = {}
     for name in ("grad", "2step"):
@@ -63,6 +76,7 @@ def fast_step(store: Store) -> dict[str, Recipe]:
 # The settings that each question compares, and on how many test images.
 QUESTIONS: dict[str, tuple[Callable[[Store], dict[str, Recipe]], int]] = {
     "choices": (choices, 200),
+    "recipes": (recipes, 200),
     "fast_step": (fast_step, 500),
 }
 
@@ -77,11 +91,11 @@ def measure(parameters: dict, question: str, images: int, name: str, seed: int) 
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
-    """What a defence is above its authors' procedure or, where `frame` has none, the first one
-    above each of the others: in points of accuracy, paired by seed, mean ± deviation, a column an
-    attack. Seeds of which either failed are left out."""
+    """What a defence is above its other kinds or, where `frame` has none, the first one above each
+    of the others: in points of accuracy, paired by seed, mean ± deviation, a column an attack.
+    Seeds of which either failed are left out."""
     names = list(frame.defence.unique())
-    pairs = [(name, name + AUTHORS) for name in names if name + AUTHORS in names]
+    pairs = [(name, name + kind) for name in names for kind in OTHERS if name + kind in names]
     pairs = pairs or [(names[0], other) for other in names[1:]]
     fine = frame[frame.status == "ok"]
     accuracy = 100 * fine.pivot(index="seed", columns=["defence", "attack"], values="accuracy")
@@ -89,7 +103,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     for name, other in pairs:
         if {name, other} <= set(fine.defence):
             gap = (accuracy[name] - accuracy[other]).dropna()
-            label = f"{name}, difference" if AUTHORS in other else f"{name} above {other}"
+            label = f"{name}, difference" if other == name + AUTHORS else f"{name} above {other}"
             rows[label] = {a: mean_deviation(gap[a]) for a in ("Clean", *WORST)}
             rows[label]["seeds"] = str(len(gap))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("defence")

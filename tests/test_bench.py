@@ -56,7 +56,7 @@ def test_the_references_are_alternating_float32_contiguous_and_have_torchs_prelu
     ]
     assert {s.move for s in found[-4:-2]} == {bench.authors_step}
     ours, theirs = (
-        step("iclr2020/grad", update=update).prepare(CPU)
+        step("iclr2020/grad@ours", update=update).prepare(CPU)
         for update in ("simultaneous", "alternating")
     )
     for once, fast in ((ours, True), (theirs, False)):

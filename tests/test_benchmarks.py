@@ -23,6 +23,25 @@ def test_fast_step_changes_update_and_precision_alone(monkeypatch):
         assert changed == {"update": update, "precision": precision}
 
 
+def test_the_kinds_of_a_row_are_compared_with_the_recommended_one():
+    recipes = choices.recipes(Store("quick", device="cpu"))
+    assert [r.name for r in recipes.values()] == [
+        f"iclr2020/{row}{kind}" for row in ("grad", "2step") for kind in ("@ours", "@code", "")
+    ]
+    frame = pd.DataFrame(
+        {"defence": name, "seed": 0, "attack": attack, "accuracy": 0.1 * i, "status": "ok"}
+        for i, name in enumerate(recipes)
+        for attack in ("Clean", "PGM-20", "PGM-100", "CW")
+    )
+    gaps = choices.differences(frame)
+    assert list(gaps.index) == [
+        f"{name} above {name}{kind}"
+        for name in ("Grad L2L", "2-Step L2L")
+        for kind in (", authors' code", ", as printed")
+    ]
+    assert gaps["CW"].tolist() == ["-10.0", "-20.0", "-10.0", "-20.0"]
+
+
 def test_differences_are_paired_by_seed_and_leave_out_what_failed():
     accuracy = {"Grad L2L": (0.50, 0.70, 0.90), "Grad L2L, authors' procedure": (0.40, 0.72, 0.10)}
     status = {0.10: "collapsed"}

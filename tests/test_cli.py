@@ -134,7 +134,10 @@ def test_recipes_lists_all_with_the_tables_they_answer(capsys):
     assert rows["2018/grad"]["tables"] == "2018 Table 1, 2018 Table 2"
     assert rows["2018/grad"]["datasets"] == "cifar10, cifar100"
     assert rows["v2-svhn/2step-wide"]["datasets"] == "svhn"
-    assert "Table 8" in rows["iclr2020/grad-slim"]["tables"]
+    for kind in ("", "@code", "@ours"):
+        assert (
+            rows[f"iclr2020/grad-slim{kind}"]["tables"] == "iclr2020 Table 8, iclr2020 Appendix B"
+        )
     assert rows["today/trades"]["tables"] == ""
 
 
@@ -171,7 +174,7 @@ def test_train_then_evaluate(command, tmp_path):
     assert status == 0 and err == ""
     assert "train_loss" in out and re.search(r"Grad L2L: (ok|collapsed|diverged); ", out)
     (record,) = (tmp_path / "out" / "runs" / "smoke" / "models" / "tiny").glob(
-        "iclr2020-grad-*/seed-0/record.json"
+        "iclr2020-grad@ours-*/seed-0/record.json"
     )
     assert str(record.parent) in out
     written = record.read_bytes()
@@ -181,7 +184,7 @@ def test_train_then_evaluate(command, tmp_path):
     )
     assert status == 0 and err == ""
     grad, plain = out.splitlines()
-    for line, name in ((grad, "iclr2020/grad"), (plain, "iclr2020/plain")):
+    for line, name in ((grad, "iclr2020/grad@ours"), (plain, "iclr2020/plain")):
         assert line.startswith(f"{name}, seed 0 (")
         shown = re.findall(r"(clean|fgsm|pgm-2|random-2) (\d+\.\d)%", line)
         assert [attack for attack, _ in shown] == ["clean", "fgsm", "pgm-2", "random-2"]

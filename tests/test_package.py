@@ -100,7 +100,7 @@ print(*(len(load(name).actions) for name in ENVIRONMENTS))
 def test_the_command_line_answers(python):
     assert "published" in python("-m", "l2lkit", "--help")
     listed = json.loads(python("-m", "l2lkit", "recipes", "--json"))
-    assert "iclr2020/grad" in {row["recipe"] for row in listed}
+    assert "iclr2020/grad@code" in {row["recipe"] for row in listed}
     printed = json.loads(python("-m", "l2lkit", "published", "--version", "iclr2020", "--json"))
     assert {row["version"] for row in printed} == {"iclr2020"}
 

@@ -40,7 +40,9 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
     assert attack.pattern.abs().max() > 0  # it climbed
     # And as a player of its own, in the last lines of the code.
     model = names["model"]
-    assert isinstance(model.attack, names["Universal"]) and model.recipe.name == "iclr2020/grad"
+    assert (
+        isinstance(model.attack, names["Universal"]) and model.recipe.name == "iclr2020/grad@ours"
+    )
     assert model.attack.pattern.abs().max() > 0
 
 
@@ -50,7 +52,7 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
 def test_its_commands_parse(line):
     args = vars(parser().parse_args(shlex.split(line, comments=True)))
     for name in [args["recipe"]] if args.get("recipe") else args.get("recipes", []):
-        recipes.recipe(name if "/" in name else f"iclr2020/{name}")
+        recipes.recipe(name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

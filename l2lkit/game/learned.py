@@ -31,7 +31,7 @@ class NaiveAttacker(Attacker):
 
     def __init__(
         self,
-        network: str = "iclr2020",
+        network: str = "iclr2020-norm",
         channels: int = 3,
         epsilon: float = 0.031,
         width: float = 1.0,
@@ -62,7 +62,7 @@ class GradAttacker(Attacker):
 
     def __init__(
         self,
-        network: str = "iclr2020",
+        network: str = "iclr2020-norm",
         channels: int = 3,
         epsilon: float = 0.031,
         width: float = 1.0,
@@ -114,7 +114,7 @@ class Learned(Maker):
     2 is the papers' 2-Step; the rest as of `GradAttacker`."""
 
     steps: int
-    network: str = "iclr2020"
+    network: str = "iclr2020-norm"
     width: float = 1.0
     gradient: str = "per-image"
 

@@ -146,6 +146,45 @@ def step(players: Players, x: Tensor, y: Tensor, weight: float = 1.0) -> Step:
     return loss.detach(), logits.detach()[: len(x)], delta.detach()[: len(x)]
 
 
+def step_as_printed(players: Players, x: Tensor, y: Tensor, weight: float = 1.0) -> Step:
+    """One step of the game in the order that the papers print (Algorithms 1 and 2 of 2018,
+    Algorithm 2 of the later versions): θ moves against δ, then φ on the new θ against the same δ,
+    whose gradient query is that of the old θ. A recipe with a clean loss has a step of θ for it
+    first; a learned attacker has asked for its gradient by then, a designed one attacks what that
+    step left. The texts name no modes: they are those of `step`."""
+    recipe, f, solver = players.recipe, players.classifier, players.attack
+    clean, learns = recipe.clean_weight * weight, "attacker" in players.optimisers
+    if clean and not learns:
+        _descend(players, x, y, clean)
+    with _autocast(recipe, x.device):
+        f.eval()
+        batch, labels, delta, _ = (
+            solver.play(f, x, y) if solver else Play(x, y, torch.zeros_like(x))
+        )
+    if clean and learns:
+        _descend(players, x, y, clean)
+    loss, logits = _descend(players, batch + delta.detach(), labels, weight)
+    if learns:
+        players.prepare("attacker")
+        with _autocast(recipe, x.device):
+            f.eval()
+            ascent = F.cross_entropy(f(batch + delta), labels)
+        (weight * ascent).backward(inputs=list(players.modules()["attacker"].parameters()))
+        players.optimisers["attacker"].step()
+    return loss, logits[: len(x)], delta.detach()[: len(x)]
+
+
+def _descend(players: Players, x: Tensor, y: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """A step of θ down `weight` times the loss on these images: the loss () and logits there."""
+    players.prepare("classifier")
+    with _autocast(players.recipe, x.device):
+        logits = players.classifier.train()(x)
+        loss = F.cross_entropy(logits, y)
+    (weight * loss).backward()
+    players.optimisers["classifier"].step()
+    return loss.detach(), logits.detach()
+
+
 def step_in_turns(players: Players, x: Tensor, y: Tensor, weight: float = 1.0) -> Step:
     """One step of the game as the authors' code takes it: the classifier's turn, then the
     attacker's on the new θ, with passes of its own and in the modes of that code."""
@@ -259,7 +298,8 @@ def _check_shares(recipe: Recipe, images: int) -> None:
 
 def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
     recipe, solver, started = players.recipe, players.attack, time.perf_counter()
-    one_step = step if recipe.update == "simultaneous" else step_in_turns
+    steps = {"simultaneous": step, "printed": step_as_printed, "alternating": step_in_turns}
+    one_step = steps[recipe.update]
     draw = torch.Generator().manual_seed(seed * 100_003 + epoch)
     torch.manual_seed(seed * 100_003 + epoch + 50_000 + distributed.rank() * 10**15)
     rates = {"classifier": 0.0, "attacker": 0.0}

@@ -7,13 +7,24 @@ from l2lkit.errors import InputError, check_positive
 from l2lkit.game.cpu import PReLU
 from l2lkit.game.unet import UNETS, UNet
 
-NETWORKS = ("2018", "v2-slim", "v2-wide", "iclr2020", *UNETS)
+WIDE = {  # channels of the blocks, and whether a norm follows the last
+    "v2-wide": ((64, 128, 256, 128, 64), True),
+    "iclr2020": ((64, 128, 256, 128), False),
+    "iclr2020-norm": ((64, 128, 256, 128), True),
+}
+SLIM = {  # a norm and ReLU after the deconvolution, a learnable scalar before tanh
+    "v2-slim": (False, False),
+    "iclr2020-slim": (True, False),
+    "code-slim": (True, True),
+}
+NETWORKS = ("2018", *SLIM, *WIDE, *UNETS)
 
 
 class ResBlock(nn.Module):
     """The attackers' residual block (ICLR 2020, Figure 7): twice batch norm without affine
     parameters, PReLU and a 3×3 convolution; a 1×1 convolution on the skip path when the number
-    of channels changes. Initialised as the authors' code does."""
+    of channels changes. Initialised as the authors' code does. The second version says only that
+    its blocks are those of Miyato et al. (2018); these stand in for them."""
 
     def __init__(self, cin: int, cout: int):
         super().__init__()
@@ -44,25 +55,26 @@ def stem(cin: int, cout: int, stride: int = 1) -> list[nn.Module]:
 
 
 class SlimNetwork(nn.Module):
-    """The slim network with the skip from the input to the last layer (v2 Table 1; ICLR 2020
-    Appendix B, Table 7). The table gives the stem stride 1 while the text and the decoder need
-    one halving before the blocks end; as in the authors' code the stem halves. Their learnable
-    scalar (initially 5) before tanh is kept."""
+    """The slim network with the skip from the input to the last layer (v2 Table 1, ICLR 2020
+    Table 7). Both tables give the stem stride 1, while the texts and the decoder need one halving
+    before the blocks end; as in the authors' code the stem halves. `norm`: batch norm and ReLU
+    follow the deconvolution, which ICLR 2020 prints and v2 does not. `scale`: the code's learnable
+    scalar (initially 5) before tanh, which no text has."""
 
-    def __init__(self, cin: int, channels: int, width: float):
+    def __init__(self, cin: int, channels: int, width: float, norm: bool, scale: bool):
         super().__init__()
         c128, c256, c16 = (scaled(c, width) for c in (128, 256, 16))
+        after = [nn.BatchNorm2d(c16), nn.ReLU()] if norm else []
         self.body = nn.Sequential(
             *stem(cin, c128, stride=2),
             ResBlock(c128, c256),
             ResBlock(c256, c128),
             nn.BatchNorm2d(c128, affine=False),
             nn.ConvTranspose2d(c128, c16, 4, 2, padding=1),
-            nn.BatchNorm2d(c16),
-            nn.ReLU(),
+            *after,
         )
         self.last = nn.Conv2d(c16 + cin, channels, 3, padding=1, bias=False)
-        self.scale = nn.Parameter(torch.tensor(5.0))
+        self.scale = nn.Parameter(torch.tensor(5.0)) if scale else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * self.last(torch.cat([self.body(x), x], 1))
@@ -76,9 +88,10 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
     """An attacker network g: (N, cin, H, W) in, (N, channels, H, W) before tanh out.
 
     `2018`: six convolutions with batch norm (2018 version, Table 3); H and W must divide by 4.
-    `v2-slim`: down- and upsampling with a skip (v2 Table 1, ICLR 2020 Table 7); H, W even.
-    `v2-wide`: residual blocks 128-256-128-64 (v2 Table 1, and the authors' code).
-    `iclr2020`: residual blocks 128-256-128 (ICLR 2020, Table 1).
+    `v2-slim`, `iclr2020-slim`, `code-slim`: down- and upsampling with a skip (v2 Table 1, ICLR 2020
+    Table 7, the authors' code); H, W even.
+    `v2-wide`: residual blocks 128-256-128-64 and a norm (v2 Table 1, and the authors' code).
+    `iclr2020`: residual blocks 128-256-128 (ICLR 2020, Table 1); `iclr2020-norm` adds the norm.
     `unet`, `unet-code`: L2L-DA's U-Net without y and z, as its section 5.1 prints it and as its
     authors' code has it; H and W must divide by 4.
 
@@ -107,18 +120,17 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
             nn.Conv2d(c16, channels, 1),
             nn.BatchNorm2d(channels),
         )
-    if name == "v2-slim":
-        return SlimNetwork(cin, channels, width)
     if name in UNETS:
         return UNet(name, cin, channels, width)
-    if name in ("v2-wide", "iclr2020"):
-        widths = [64, 128, 256, 128] + ([64] if name == "v2-wide" else [])
+    if name in SLIM:
+        return SlimNetwork(cin, channels, width, *SLIM[name])
+    if name in WIDE:
+        widths, norm = WIDE[name]
         c = [scaled(w, width) for w in widths]
-        blocks = [ResBlock(a, b) for a, b in zip(c, c[1:], strict=False)]
         return nn.Sequential(
             *stem(cin, c[0]),
-            *blocks,
-            nn.BatchNorm2d(c[-1], affine=False),
+            *(ResBlock(a, b) for a, b in zip(c, c[1:], strict=False)),
+            *([nn.BatchNorm2d(c[-1], affine=False)] if norm else []),
             nn.Conv2d(c[-1], channels, 3, padding=1),
         )
     raise InputError(f"Unknown attacker network '{name}': choose {', '.join(NETWORKS)}.")

@@ -72,9 +72,10 @@ class Recipe:
     one from the shape of a batch and the number of classes. `optimiser` is the classifier's; with
     None it stays as it starts, and the attacker alone learns. `attacker_optimiser` is that of a
     learned attacker.
-    `update`: "simultaneous" steps both players from one pass; "alternating" gives each player
-    passes of its own, as the authors' code does (classifier in train mode and attacker in eval
-    mode for the first step, the other way round for the second).
+    `update`: "simultaneous" steps both players from one pass; "printed" steps θ, then φ on the new
+    θ against the same perturbation, as the papers' algorithms do; "alternating" gives each player
+    a turn with passes of its own, as the authors' code does. They are `step`, `step_as_printed`
+    and `step_in_turns` of `l2lkit.game.loop`.
     `clean_weight` adds that multiple of the clean loss (the 2018 version steps on clean and on
     adversarial batches; FGSM and PGM Net of v2 do too). `trades` is the β of TRADES (Zhang et al.
     2019, equation 5): where positive, the loss is the clean one plus β KL(f(x) ‖ f(x + δ)).
@@ -99,10 +100,14 @@ class Recipe:
     def __post_init__(self) -> None:
         check_positive(epochs=self.epochs, batch_size=self.batch_size)
         check_choice(
-            update=(self.update, ("simultaneous", "alternating")),
+            update=(self.update, ("simultaneous", "printed", "alternating")),
             precision=(self.precision, ("float32", "bfloat16")),
         )
         check_not_negative(clean_weight=self.clean_weight, trades=self.trades)
+        if self.trades and self.update == "printed":
+            raise InputError(
+                f"{self.name}: TRADES has one step for both its losses; use simultaneous."
+            )
         if self.optimiser is None and not self.learned:
             raise InputError("Without an optimiser nothing learns: give a learned attack.")
 
@@ -121,9 +126,9 @@ class Recipe:
                 f"{self.name}: its attack made a {type(made).__name__}; it must make an "
                 "l2lkit.Attacker from a shape and a number of classes."
             )
-        if self.update == "alternating" and (made.own_value or not self.optimiser):
+        if self.update != "simultaneous" and (made.own_value or not self.optimiser):
             raise InputError(
-                f"{self.name}: alternating updates are for two players of one loss; use "
+                f"{self.name}: {self.update} updates are for two players of one loss; use "
                 "simultaneous where the attacker climbs a value of its own or learns alone."
             )
         return made

@@ -1,10 +1,21 @@
 """Every training run as data: a table's row is a recipe, and a profile says at which scale."""
 
-from l2lkit.recipes.rows import DEFENCES, RECIPES, SLIM, TODAY, against, printed, recipe
+from l2lkit.recipes.rows import (
+    DEFENCES,
+    INTERPOLATION,
+    RECIPES,
+    SLIM,
+    TODAY,
+    against,
+    printed,
+    recipe,
+    recommended,
+)
 from l2lkit.recipes.scales import PROFILES, Profile, at_scale, profile
 
 __all__ = [
     "DEFENCES",
+    "INTERPOLATION",
     "PROFILES",
     "RECIPES",
     "SLIM",
@@ -15,4 +26,5 @@ __all__ = [
     "printed",
     "profile",
     "recipe",
+    "recommended",
 ]

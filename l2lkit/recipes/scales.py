@@ -65,7 +65,7 @@ PROFILES = {
     ),
     "paper": Profile(
         name="paper",
-        seeds=1,
+        seeds=5,
         eval_images=None,
         curve_images=1000,
         random_draws=10_000,

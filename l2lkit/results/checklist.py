@@ -7,7 +7,7 @@ import pandas as pd
 
 from l2lkit.checks import evidence as checks
 from l2lkit.checks import measures
-from l2lkit.checks.attacks import LONG, all_attacks
+from l2lkit.checks.attacks import LONG, WORST, all_attacks
 from l2lkit.checks.items import Quantity
 from l2lkit.recipes import DEFENCES, SLIM, TODAY
 from l2lkit.results import experiments
@@ -111,6 +111,22 @@ def loss_surface(
         plane = measures.loss_surface(store.subject(model), index, points)
         frames.append(pd.DataFrame(row_of(model) | plane))
     return pd.concat(frames, ignore_index=True)
+
+
+def under_each(
+    store: Store, names: Sequence[str], seeds: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """Accuracy on the fewer images, attack by attack, and of those that survive all with
+    AutoAttack (none where it is not installed): columns defence, seed, status, attack, accuracy."""
+    rows = []
+    for model in store.models(names, seeds):
+        worst, strongest = measures.survivors(store.subject(model), store.budget, model.own_attack)
+        right = experiments.survival(store, model)
+        alive = {attack: right[attack][: len(worst)] for attack in ("Clean", *WORST)}
+        if strongest is not None:
+            alive["AutoAttack"] = strongest
+        rows += [row_of(model) | {"attack": a, "accuracy": r.mean()} for a, r in alive.items()]
+    return pd.DataFrame(rows)
 
 
 def robust_accuracy(

@@ -26,6 +26,7 @@ from l2lkit.runs.store import Store
 
 LEARNED = ("naive", "grad", "2step")  # the defences with an attacker of their own
 SURROGATES = ("plain", "fgsm", "pgm")  # ICLR 2020, Tables 4 to 6
+TRANSFERRED = {"FGSM": FGSM(epsilon=EPSILON), "PGM-10": PGM(epsilon=EPSILON, steps=10)}
 FIGURE_5 = ("FGSM", "PGM-20", "2-Step L2L attacker")  # ICLR 2020
 
 
@@ -104,12 +105,12 @@ def black_box(
     store: Store,
     targets: Sequence[str] = (*DEFENCES, *SLIM, *TODAY),
     surrogates: Sequence[str] = SURROGATES,
+    attacks: Mapping[str, Solver] = TRANSFERRED,
 ) -> pd.DataFrame:
     """Transfer (ICLR 2020, Appendix A): FGSM and PGM-10 on a surrogate of another seed, shown to
     every target of the store's first seed. The published L2L rows are those of slim attackers.
     Columns defence, seed, status, surrogate, attack, accuracy."""
     other = surrogate_seed(store)
-    attacks = {"FGSM": FGSM(epsilon=EPSILON), "PGM-10": PGM(epsilon=EPSILON, steps=10)}
     models = {name: store.model(name, store.seed) for name in targets}
     rows = []
     for name in surrogates:

@@ -8,7 +8,7 @@ from functools import partial
 
 from l2lkit.checks import measures
 from l2lkit.game.recipe import Recipe
-from l2lkit.recipes import DEFENCES, SLIM, TODAY
+from l2lkit.recipes import DEFENCES, INTERPOLATION, SLIM, TODAY
 from l2lkit.results import checklist, diverse, experiments
 from l2lkit.runs.store import Store
 from l2lkit.runs.workers import Task
@@ -40,6 +40,11 @@ def measure_curves(store: Store, seed: int) -> None:
 
 def measure_transfer(store: Store) -> None:
     experiments.black_box(store)
+
+
+def measure_interpolation(store: Store, name: str, seed: int) -> None:
+    """What notebook 06 asks of one model of adversarial interpolation."""
+    checklist.under_each(store, [name], [seed])
 
 
 def measure_diverse(store: Store, name: str, seed: int) -> None:
@@ -100,6 +105,19 @@ def l2l_da(store: Store) -> list[Task]:
     return tasks
 
 
+def interpolation(store: Store) -> list[Task]:
+    """Notebook 06's games of adversarial interpolation, on as many seeds as L2L-DA's, and what it
+    measures on them."""
+    wanted = [(name, seed) for seed in diverse.seeds(store) for name in INTERPOLATION]
+    tasks = _training(store, wanted)
+    for name, seed in wanted:
+        words = f"measure {store.recipe(name).defence}, seed {seed}"
+        work = partial(measure_interpolation, name=name, seed=seed)
+        needs = frozenset({_trains(store.recipe(name), seed)})
+        tasks.append(Task(f"measure/{name}/{seed}", words, work, needs))
+    return tasks
+
+
 def imitation(store: Store) -> list[Task]:
     """The games of notebook 08 that are missing. Raises InputError where the memory is too small
     for one of them."""
@@ -124,6 +142,7 @@ def imitation(store: Store) -> list[Task]:
 
 GROUPS: dict[str, Callable[[Store], list[Task]]] = {
     "defences": defences,
+    "interpolation": interpolation,
     "l2l-da": l2l_da,
     "imitation": imitation,
 }

@@ -1,7 +1,8 @@
 """What the papers print, cell by cell: `published.csv`, transcribed once and never computed with.
 
-Versions: `2018` (first version), `v2` (second), `iclr2020`, and `l2l-da` (the ICCV 2019 successor).
-A row is a number, with the columns
+Versions: `2018` (first version), `v2` (second), `iclr2020`, and `l2l-da` (the ICCV 2019 successor);
+`independent` are numbers that others measured on the authors' weights. A row is a number, with the
+columns
 
     version, table    "Table 2", or "section 3" where only the text has the number
     dataset           cifar10, cifar100, svhn, mnist; empty where the text names none
@@ -9,12 +10,14 @@ A row is a number, with the columns
     surrogate         the model a transferred attack was made on; empty in the white box
     attack            l2lkit's label (l2l-da: the paper's), or "epoch time"
     value, deviation  as printed, and the printed standard deviation, if any
-    unit              % (accuracy) or s
-    recipe            the l2lkit recipe that answers the row; empty if there is none
+    unit              % (accuracy), s or loss
+    recipe            the l2lkit recipe that answers the row, as printed; empty if there is none
     note              what a reader has to know about this number
 
-A cell that the paper leaves empty has no row. Tables 4 to 6 of ICLR 2020 repeat v2's black-box
-numbers, made with v2's networks and ε. ICLR 2020's PGM-20 in Table 8 is mostly v2's PGM-10.
+A cell that the paper leaves empty has no row. Numbers that two versions print: all of ICLR 2020's
+Tables 4 to 6 are v2's Tables 3, 6 and 7, and so the recipes that answer them are v2's; of the 60
+cells that v2's Tables 3 and 6 share with 2018's Table 1, 46 are the same, all of Naive L2L's among
+them, although its attacker is another. ICLR 2020's PGM-20 in Table 8 is mostly v2's PGM-10.
 """
 
 import math
@@ -24,11 +27,12 @@ from importlib.resources import files
 import pandas as pd
 
 from l2lkit.errors import InputError
-from l2lkit.recipes import RECIPES
+from l2lkit.recipes import RECIPES, printed
 
 # What a printed accuracy is: the mean of 10 runs (2018); of 5 runs (v2; one run of CW, though the
 # tables print its deviation, and of the black box); the worst of 5 runs (iclr2020). l2l-da names
 # no number of runs.
+RUNS = {"2018": 10, "v2": 5, "iclr2020": 5}
 STATISTIC = {"2018": "mean", "v2": "mean", "iclr2020": "worst", "l2l-da": "mean"}
 
 NUMBERS = ("value", "deviation")
@@ -50,8 +54,9 @@ def select(frame: pd.DataFrame | None = None, **wanted: str | None) -> pd.DataFr
     """The rows of `frame` (default: all) whose columns have the wanted values; None is no wish.
 
     `select(version="v2", attack="CW")`; "" wants an empty cell, table "2" means "Table 2", and a
-    recipe without a version means iclr2020's. The wishes narrow the rows in turn: InputError, with
-    the choices left, for a value that none of the rows left has.
+    recipe without a version means iclr2020's. The numbers of a row stand for all its recipes:
+    `grad`, `grad@code`, `iclr2020/grad`. The wishes narrow the rows in turn: InputError, with the
+    choices left, for a value that none of the rows left has.
     """
     frame = load() if frame is None else frame
     for column, value in wanted.items():
@@ -59,8 +64,8 @@ def select(frame: pd.DataFrame | None = None, **wanted: str | None) -> pd.DataFr
             raise InputError(f"There is no column '{column}': choose {', '.join(frame.columns)}.")
         if value is None:
             continue
-        if column == "recipe" and value and "/" not in value:
-            value = f"iclr2020/{value}"
+        if column == "recipe" and value:
+            value = printed(value if "/" in value else f"iclr2020/{value}")
         if column == "table" and value[:1].isdigit():
             value = f"Table {value}"
         chosen = frame[frame[column] == value]
@@ -76,10 +81,11 @@ def select(frame: pd.DataFrame | None = None, **wanted: str | None) -> pd.DataFr
 
 def answers() -> pd.DataFrame:
     """A row for every recipe: recipe, defence, setting (the text it follows), datasets and tables
-    (whose printed numbers it answers, "" for none), attacker (network, for learned ones), ε."""
-    printed, rows = load(), []
+    (whose printed numbers stand beside it, "" for none), attacker (network, for learned ones), ε.
+    A row's recipes as printed, as coded and as recommended have the same tables."""
+    numbers, rows = load(), []
     for recipe in RECIPES.values():
-        mine = printed[printed.recipe == recipe.name]
+        mine = numbers[numbers.recipe == printed(recipe.name)]
         attack = recipe.key()["attack"]
         settings = attack["settings"] if attack else {}
         rows.append(

@@ -12,36 +12,51 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from l2lkit.game.cw import CW
+from l2lkit.errors import InputError
+from l2lkit.game.cw import CW, CWTanh
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.recipe import Recipe
 from l2lkit.game.solver import Maker, Solver
-from l2lkit.recipes import RECIPES, printed
+from l2lkit.recipes import RECIPES, printed, recommended
 from l2lkit.results import diverse, experiments, published
 from l2lkit.results.experiments import row_of
 from l2lkit.runs.store import Store
 
 ATTACKS = ("Clean", "FGSM", "PGM-10", "PGM-20", "PGM-100", "CW", "Random", "Own attacker")
 OLDER = ("2018", "v2", "v2-svhn")
+BLACK_BOX = ["defence", "surrogate", "table", "dataset", "attack"]
+BLACK_BOX += ["published", "measured", "difference"]
 DIVERSE = ("l2l-da", "l2l-da-cifar10")  # the other recipes are measured as ICLR 2020 measures
 
 
 def protocol(version: str) -> dict[str, Solver | None]:
-    """The white-box attacks of an older version by label (its section 3); v2-svhn is v2 on SVHN.
+    """The white-box attacks of an older version by label (its section 3); v2-svhn is v2 on SVHN,
+    "code" is the authors' code.
 
     ε is 0.03, in v2-svhn 0.05. PGM-10 starts at zero, with step size ε/10 in 2018 and 0.01 in v2,
-    which adds CW with 100 iterations. ICLR 2020's are `experiments.white_box_attacks`, L2L-DA's
+    which adds CW with 100 iterations. The code has ICLR 2020's ε and PGM, started next to the
+    image, and CW in tanh space. ICLR 2020's are `experiments.white_box_attacks`, L2L-DA's
     `diverse.designed_attacks` and `diverse.generators`.
     """
+    if version == "code":
+        pgm = {f"PGM-{t}": PGM(steps=t, start="gaussian") for t in (20, 100)}
+        return {"Clean": None, **pgm, "CW": CWTanh()}
     epsilon = 0.05 if version == "v2-svhn" else 0.03
     step_size = epsilon / 10 if version == "2018" else 0.01
-    pgm = PGM(epsilon=epsilon, steps=10, step_size=step_size, start="zero")
     attacks: dict[str, Solver | None] = {
         "Clean": None,
         "FGSM": FGSM(epsilon=epsilon),
-        "PGM-10": pgm,
+        "PGM-10": PGM(epsilon=epsilon, steps=10, step_size=step_size, start="zero"),
     }
     return attacks if version == "2018" else attacks | {"CW": CW(epsilon=epsilon)}
+
+
+def _own_protocol(recipe: Recipe) -> str | None:
+    """The `protocol` of a recipe, None where it is measured as ICLR 2020 or L2L-DA measures."""
+    version = recipe.name.split("/")[0]
+    if recipe.name.endswith("@code"):
+        return "code"
+    return version if version in OLDER else None
 
 
 def compare(store: Store, names: Sequence[str], train: bool = False) -> pd.DataFrame:
@@ -57,7 +72,8 @@ def compare(store: Store, names: Sequence[str], train: bool = False) -> pd.DataF
     frames = []
     for name in dict.fromkeys(store.recipe(n).name for n in names):
         raw = _measure(store, RECIPES[name], train)
-        frames.append(_beside(RECIPES[name], raw, store.seeds, store.dataset))
+        seeds = _seeds(store, name.split("/")[0])
+        frames.append(_beside(RECIPES[name], raw, seeds, store.dataset))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -93,13 +109,13 @@ def _beside(recipe: Recipe, raw: pd.DataFrame, seeds: Sequence[int], dataset: st
 
 
 def _attacks(recipe: Recipe) -> list[str]:
-    version = recipe.name.split("/")[0]
-    if version in OLDER:
-        return list(protocol(version))
+    version, own = recipe.name.split("/")[0], _own_protocol(recipe)
+    if own:
+        return [*protocol(own), *(["Own attacker"] if own == "code" else [])]
     if version in DIVERSE:
         return [*diverse.TABLE_2, "Min"]
-    own = isinstance(recipe.attack, Maker) and recipe.attack.general
-    return [a for a in ATTACKS if a != "Own attacker" or own]
+    learned = isinstance(recipe.attack, Maker) and recipe.attack.general
+    return [a for a in ATTACKS if a != "Own attacker" or learned]
 
 
 def _white_box(dataset: str, recipe: Recipe) -> pd.DataFrame:
@@ -121,18 +137,23 @@ def _on(dataset: str, frame: pd.DataFrame, otherwise: str) -> pd.DataFrame:
 
 def _measure(store: Store, recipe: Recipe, train: bool) -> pd.DataFrame:
     """Rows (seed, status, attack, accuracy) of the recipe's models."""
-    version = recipe.name.split("/")[0]
-    seeds = [s for s in store.seeds if train or store.finished(recipe.name, s)]
+    version, own = recipe.name.split("/")[0], _own_protocol(recipe)
+    seeds = [s for s in _seeds(store, version) if train or store.finished(recipe.name, s)]
     if not seeds:
         columns = ["seed", "status", "attack", "accuracy"]
         return pd.DataFrame(columns=columns).astype({"accuracy": float})
-    if version in OLDER:
-        attacks, count = protocol(version), store.profile.eval_images
-        return pd.DataFrame(
-            row_of(model) | {"attack": attack, "accuracy": right.mean()}
-            for model in store.models([recipe.name], seeds)
-            for attack, right in store.correct(model, attacks, count).items()
-        )
+    if own:
+        rows = []
+        for model in store.models([recipe.name], seeds):
+            attacks = protocol(own)
+            if own == "code":
+                attacks["Own attacker"] = model.attack
+            right = store.correct(model, attacks, store.profile.eval_images)
+            rows += [
+                row_of(model) | {"attack": attack, "accuracy": alive.mean()}
+                for attack, alive in right.items()
+            ]
+        return pd.DataFrame(rows)
     if version in DIVERSE:
         row, variant = store.recipe(recipe.name), recipe.name.removeprefix(printed(recipe.name))
         full = store.recipe(f"{version}/full{variant}")
@@ -146,32 +167,90 @@ def _measure(store: Store, recipe: Recipe, train: bool) -> pd.DataFrame:
     return experiments.white_box(store, [recipe.name], seeds)
 
 
+def _seeds(store: Store, version: str) -> list[int]:
+    """The store's seeds; at profile paper, where no number was asked for, as many as the version's
+    statistic is taken over."""
+    runs = published.RUNS.get(version.removesuffix("-svhn"), store.profile.seeds)
+    if store.profile.name != "paper" or store.asked_seeds:
+        return store.seeds
+    return list(range(store.seed, store.seed + runs))
+
+
 def _difference(dataset: str, frame: pd.DataFrame, measured: pd.Series) -> pd.Series:
     return (measured - frame["published"]).where(frame["dataset"] == dataset)
 
 
-def compare_black_box(store: Store, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `experiments.black_box` beside ICLR 2020, Tables 4 to 6 (CIFAR-10's for a
+def compare_black_box(store: Store, frame: pd.DataFrame, version: str = "iclr2020") -> pd.DataFrame:
+    """The rows of `experiments.black_box` beside a version's black-box tables (CIFAR-10's for a
     dataset that has none): columns defence, surrogate, table, dataset, attack, published,
     measured, difference.
 
-    Those tables train L2L with the slim attackers on CIFAR, "Grad L2L (S)", and with the wide ones
-    on SVHN, "Grad L2L (W)": "Grad L2L" itself has no published number in them. One run is
+    ICLR 2020's Tables 4 to 6 are v2's Tables 3, 6 and 7, in v2's setting, whoever is measured
+    beside them. They train L2L with the slim attackers on CIFAR, "Grad L2L (S)", and with the wide
+    ones on SVHN, "Grad L2L (W)": "Grad L2L" itself has no published number in them. One run is
     published; of several measured seeds this is the mean.
     """
     keys = ["defence", "surrogate", "attack"]
     fine = frame.assign(accuracy=100 * frame.accuracy.where(frame.status == "ok"))
     measured = fine.groupby(keys, sort=False).accuracy.mean().rename("measured")
-    printed = published.select(version="iclr2020")
-    printed = _on(store.dataset, printed[printed.surrogate != ""], "cifar10")
-    printed = printed.assign(defence=_defences(printed)).set_index(keys)
-    printed = printed[["table", "dataset", "value"]].rename(columns={"value": "published"})
-    every = measured.index.append(printed.index.difference(measured.index, sort=False))
-    both = printed.reindex(every).join(measured).reset_index()
+    numbers = published.select(version=version)
+    numbers = _on(store.dataset, numbers[numbers.surrogate != ""], "cifar10")
+    numbers = numbers.assign(defence=_defences(numbers)).set_index(keys)
+    numbers = numbers[["table", "dataset", "value"]].rename(columns={"value": "published"})
+    every = measured.index.append(numbers.index.difference(measured.index, sort=False))
+    both = numbers.reindex(every).join(measured).reset_index()
     both = both.fillna({"table": "", "dataset": ""})
     both["difference"] = _difference(store.dataset, both, both["measured"])
-    columns = ["defence", "surrogate", "table", "dataset", "attack", "published", "measured"]
-    return both[[*columns, "difference"]]
+    return both[BLACK_BOX]
+
+
+def black_box(store: Store, names: Sequence[str], train: bool = False) -> pd.DataFrame:
+    """Black box: a row for every named recipe, surrogate of its version (trained from another
+    seed) and attack, FGSM and PGM-10 of that version. Columns recipe, defence, surrogate, table,
+    dataset (of the published number), attack, published, measured, difference.
+
+    2018 attacks from Grad L2L too. Surrogates are of the recipe's kind, as printed or as
+    recommended. Nothing is trained unless `train`, and measured only where all models are there.
+    InputError for L2L-DA's rows, whose Table 3 notebook 07 shows.
+    """
+    frames = []
+    for name in dict.fromkeys(store.recipe(n).name for n in names):
+        version = name.split("/")[0]
+        if version in DIVERSE:
+            raise InputError(f"{name}: the black box of L2L-DA's rows is in notebook 07.")
+        home = "iclr2020" if version == "today" else version
+        ours = version == "today" or name.endswith("@ours")
+        kinds = {
+            row: recommended(f"{home}/{row}") if ours else f"{home}/{row}"
+            for row in (*experiments.SURROGATES, *(["grad"] if home == "2018" else []))
+        }
+        labels = {RECIPES[s].defence: RECIPES[recommended(s)].defence for s in kinds.values()}
+        attacks = {
+            label: attack
+            for label, attack in (protocol(home) if home in OLDER else {}).items()
+            if label in experiments.TRANSFERRED and attack
+        } or experiments.TRANSFERRED
+        other = experiments.surrogate_seed(store)
+        there = store.finished(name, store.seed)
+        there = there and all(store.finished(s, other) for s in kinds.values())
+        rows = [(s, a) for s in labels.values() for a in attacks]
+        frame = pd.DataFrame(rows, columns=["surrogate", "attack"])
+        frame = frame.assign(recipe=name, defence=RECIPES[name].defence, measured=float("nan"))
+        if train or there:
+            raw = experiments.black_box(store, [name], list(kinds.values()), attacks)
+            raw["measured"] = 100 * raw.accuracy.where(raw.status == "ok")
+            raw["surrogate"] = raw.surrogate.map(labels)
+            frame = frame.drop(columns="measured").merge(raw[["surrogate", "attack", "measured"]])
+        numbers = published.load()
+        numbers = numbers[(numbers.recipe == printed(name)) & (numbers.surrogate != "")]
+        numbers = numbers[numbers.version == home.removesuffix("-svhn")]
+        numbers = _on(store.dataset, numbers, "svhn" if home == "v2-svhn" else "cifar10")
+        numbers = numbers.rename(columns={"value": "published"})
+        columns = ["surrogate", "attack", "table", "dataset", "published"]
+        frames.append(frame.merge(numbers[columns], on=["surrogate", "attack"], how="left"))
+    both = pd.concat(frames, ignore_index=True).fillna({"table": "", "dataset": ""})
+    both["difference"] = _difference(store.dataset, both, both["measured"])
+    return both[["recipe", *BLACK_BOX]]
 
 
 def compare_transfer(rows: Sequence[dict]) -> pd.DataFrame:
@@ -187,9 +266,9 @@ def compare_transfer(rows: Sequence[dict]) -> pd.DataFrame:
     return both[[*keys, "published", "measured"]]
 
 
-def _defences(printed: pd.DataFrame) -> pd.Series:
+def _defences(numbers: pd.DataFrame) -> pd.Series:
     """The recipes' names of the defences, which tell (S) from (W)."""
-    return printed.recipe.map(lambda name: RECIPES[name].defence)
+    return numbers.recipe.map(lambda name: RECIPES[recommended(name)].defence)
 
 
 def compare_times(log: pd.DataFrame) -> pd.DataFrame:

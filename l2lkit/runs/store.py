@@ -71,6 +71,7 @@ class Store:
         on_progress: Callable[[str, float], None] | None = None,
     ):
         self.profile = recipes.profile(profile)
+        self.asked_seeds = seeds is not None
         if seeds is not None:
             self.profile = replace(self.profile, seeds=seeds)
         self.dataset, self._data, self.seed = dataset, data, seed
@@ -134,12 +135,11 @@ class Store:
     # Models ------------------------------------------------------------------------------------
 
     def recipe(self, name: str | Recipe) -> Recipe:
-        """The recipe at this profile's scale: a short name like `grad` means `iclr2020/grad`. A
-        recipe itself is taken as it is."""
+        """The recipe at this profile's scale, by a name as `recipes.recipe` takes it: `grad` is
+        what is recommended, `iclr2020/grad` what that text prints. A recipe is taken as it is."""
         if isinstance(name, Recipe):
             return name
-        full = recipes.recipe(name if "/" in name else f"iclr2020/{name}")
-        return recipes.at_scale(full, self.profile)
+        return recipes.at_scale(recipes.recipe(name), self.profile)
 
     def _key(self, recipe: Recipe) -> str:
         parents = [self._key(self.recipe(recipe.warm_start))] if recipe.warm_start else []

@@ -23,7 +23,7 @@ def data():
 
 
 def small(name):
-    setting = recipes.at_scale(recipes.recipe(f"iclr2020/{name}"), recipes.PROFILES["smoke"])
+    setting = recipes.at_scale(recipes.recipe(name), recipes.PROFILES["smoke"])
     return replace(setting, epochs=1, batch_size=16, warm_start=None, precision="float32")
 
 

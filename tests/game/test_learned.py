@@ -91,10 +91,11 @@ def by_table(name, cin, w=1):
         a, b, c = 16 * w, 32 * w, 64 * w
         layers = conv(3, cin, a) + conv(4, a, b) + conv(4, b, c) + conv(4, c, b) + conv(4, b, a)
         return int(layers + conv(1, a, 3) + 2 * (a + b + c + b + a + 3))
-    if name == "v2-slim":  # ICLR 2020 Table 7; the authors' scalar before tanh
+    if name.endswith("slim"):  # v2 Table 1, ICLR 2020 Table 7; the code's scalar before tanh
         a, b, c = 128 * w, 256 * w, 16 * w
         stem, last = conv(3, cin, a, False) + 2 * a, conv(3, c + cin, 3, False)
-        return int(stem + residual(a, b) + residual(b, a) + conv(4, a, c) + 2 * c + last + 1)
+        extra = {"v2-slim": 0, "iclr2020-slim": 2 * c, "code-slim": 2 * c + 1}[name]
+        return int(stem + residual(a, b) + residual(b, a) + conv(4, a, c) + last + extra)
     if name == "unet":  # L2L-DA: base width 64, twice halved; batch norm but for both ends
         a, b, c = 64 * w, 128 * w, 256 * w
         down = conv(3, cin, a) + conv(4, a, b) + conv(4, b, c)
@@ -154,10 +155,49 @@ def test_the_2018_network_layer_by_layer():
     assert kinds[-1] is nn.BatchNorm2d  # tanh, the sixth activation, is the attacker's
 
 
+def layers(network):
+    """What a table prints of a network: convolutions as kernel, channels, stride and padding, with
+    the norms and activations that follow, blocks by their channels."""
+    words = []
+    for m in network:
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+            kind = "DeConv" if isinstance(m, nn.ConvTranspose2d) else "Conv"
+            sizes = m.kernel_size[0], m.out_channels, m.stride[0], m.padding[0]
+            words.append(f"{kind} {' '.join(map(str, sizes))}")
+        elif isinstance(m, ResBlock):
+            words.append(f"ResBlock {m.body[2].out_channels}")
+        else:
+            words[-1] += {nn.BatchNorm2d: " BN", nn.ReLU: " ReLU"}[type(m)]
+    return words
+
+
+def test_the_printed_networks_layer_by_layer():
+    """v2 Table 1, ICLR 2020 Tables 1 and 7. The slim stem's stride is 2, where both print 1."""
+    blocks = ["ResBlock 128", "ResBlock 256", "ResBlock 128"]
+    wide = ["Conv 3 64 1 1 BN ReLU", *blocks]
+    assert layers(make_network("iclr2020", 6)) == [*wide, "Conv 3 3 1 1"]
+    assert layers(make_network("v2-wide", 6)) == [*wide, "ResBlock 64 BN", "Conv 3 3 1 1"]
+    assert layers(make_network("iclr2020-norm", 6)) == [
+        *wide[:-1],
+        "ResBlock 128 BN",
+        "Conv 3 3 1 1",
+    ]
+    for name, deconvolution in (
+        ("v2-slim", "DeConv 4 16 2 1"),
+        ("iclr2020-slim", "DeConv 4 16 2 1 BN ReLU"),
+        ("code-slim", "DeConv 4 16 2 1 BN ReLU"),
+    ):
+        slim = make_network(name, 6)
+        head = ["Conv 3 128 2 1 BN ReLU", "ResBlock 256", "ResBlock 128 BN"]
+        assert layers(slim.body) == [*head, deconvolution]
+        assert layers([slim.last]) == ["Conv 3 3 1 1"]
+        assert slim.last.in_channels == 16 + 6  # the input skips to it
+
+
 def test_the_slim_networks_last_layer_sees_the_input():
     """Behind a body that gives nothing, the output is the last convolution on the input, times
     the scalar, which begins at 5."""
-    network = make_network("v2-slim", 6, width=1 / 16).eval()
+    network = make_network("code-slim", 6, width=1 / 16).eval()
     nn.init.zeros_(network.body[-2].weight)  # the batch norm after the deconvolution
     x = torch.rand(2, 6, 8, 8)
     expected = 5 * F.conv2d(x, network.last.weight[:, -6:], padding=1)

@@ -37,9 +37,9 @@ COLUMNS = [
 
 
 def tiny(name="grad", **changes) -> Recipe:
-    """The ICLR 2020 recipe, small, and with optimisers that do nothing but θ ∓ lr·∇."""
+    """The recommended recipe, small, and with optimisers that do nothing but θ ∓ lr·∇."""
     small = replace(
-        recipe(f"iclr2020/{name}"),
+        recipe(name),
         classifier="wrn-10-1",
         epochs=1,
         batch_size=16,
@@ -58,8 +58,8 @@ def free(attack):
 
 def play(game, x, y):
     """The step that the recipe's update asks for."""
-    turns = game.recipe.update == "alternating"
-    return (loop.step_in_turns if turns else loop.step)(game, x, y)
+    steps = {"printed": loop.step_as_printed, "alternating": loop.step_in_turns}
+    return steps.get(game.recipe.update, loop.step)(game, x, y)
 
 
 def players(recipe, data, seed=0):
@@ -154,6 +154,61 @@ def test_an_alternating_step_by_hand(colours, clean_weight):
     same(game.classifier.parameters(), theta)
     same(game.attack.parameters(), phi)
     assert change(before, phi) > 1e-4
+
+
+def moved(module, parameters):
+    """The module with these parameters."""
+    with torch.no_grad():
+        for p, new in zip(module.parameters(), parameters, strict=True):
+            p.copy_(new)
+    return module
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 1.0])
+def test_a_printed_step_by_hand(colours, clean_weight):
+    """Algorithm 2 of 2018 (with a clean step) and of the later versions: u and δ at the old θ, θ
+    down, φ up on the new θ, u and δ not computed again; u is the gradient as it is."""
+    changed = tiny(update="printed", clean_weight=clean_weight)
+    changed = replace(changed, attack=replace(changed.attack, gradient="none"))
+    game, (x, y) = players(changed, colours), batch(colours)
+    f, g = deepcopy(game.classifier), deepcopy(game.attack)
+    f.eval()
+    at = x.clone().requires_grad_()
+    u = torch.autograd.grad(F.cross_entropy(f(at), y, reduction="sum"), at)[0]
+    delta = (x + 0.1 * torch.tanh(g.network(torch.cat([x, u], 1)))).clamp(0, 1) - x
+    f.train()
+    if clean_weight:
+        moved(f, step(f, F.cross_entropy(f(x), y), -0.05))
+    loss = F.cross_entropy(f(x + delta.detach()), y)
+    moved(f, step(f, loss, -0.05))
+    f.eval()
+    phi = step(g, F.cross_entropy(f(x + delta), y), +0.02)
+
+    before = [p.clone() for p in game.attack.parameters()]
+    got = play(game, x, y)
+    torch.testing.assert_close(got[0], loss.detach())
+    torch.testing.assert_close(got[2], delta.detach())
+    same(game.classifier.parameters(), f.parameters())
+    same(game.attack.parameters(), phi)
+    assert change(before, phi) > 1e-4
+    for a, b in zip(game.classifier.buffers(), f.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_designed_attack_in_the_printed_order(colours):
+    """Algorithm 1 of 2018: a clean step, then the attack on what it left, then a step on that."""
+    fgsm = replace(tiny("fgsm"), attack=FGSM(epsilon=0.1), update="printed", clean_weight=1.0)
+    game, (x, y) = players(fgsm, colours), batch(colours)
+    f = deepcopy(game.classifier).train()
+    moved(f, step(f, F.cross_entropy(f(x), y), -0.05))
+    f.eval()
+    at = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(F.cross_entropy(f(at), y), at)[0]
+    attacked = (x + 0.1 * gradient.sign()).clamp(0, 1)
+    f.train()
+    theta = step(f, F.cross_entropy(f(attacked), y), -0.05)
+    play(game, x, y)
+    same(game.classifier.parameters(), theta)
 
 
 @pytest.mark.parametrize(
@@ -498,6 +553,7 @@ def test_the_callers_random_numbers_are_left_alone(colours):
         {"epochs": 0},
         {"batch_size": 0},
         {"update": "both"},
+        {"update": "printed", "trades": 1.0},
         {"precision": "float16"},
         {"clean_weight": -1.0},
         {"clean_weight": float("nan")},

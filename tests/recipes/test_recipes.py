@@ -13,7 +13,7 @@ from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.free import Free
 from l2lkit.game.learned import Learned
 from l2lkit.game.loop import train
-from l2lkit.recipes import PROFILES, RECIPES, at_scale
+from l2lkit.recipes import PROFILES, RECIPES, at_scale, printed, recipe, recommended
 
 LEARNED = [r for r in RECIPES.values() if isinstance(r.attack, Learned)]
 
@@ -49,13 +49,60 @@ def test_every_recipe_takes_a_few_steps_on_every_dataset(official, name, dataset
 def test_every_defence_of_every_version_is_there():
     """The rows of the versions' tables (2018 Table 1, v2 Tables 2 and 5, ICLR 2020 Tables 2 and
     8), counted by hand."""
+    rows = [name for name in RECIPES if "@" not in name]
     counts = {
-        version: sum(name.startswith(f"{version}/") for name in RECIPES)
+        version: sum(name.startswith(f"{version}/") for name in rows)
         for version in ("2018", "v2", "v2-svhn", "iclr2020", "today")
     }
-    # ICLR 2020: Plain, PGM, Naive, Grad, 2-Step; slim Naive, Grad, 2-Step; and FGSM Net (a
-    # surrogate of its Table 4) and CW Net, which its rows do not have.
-    assert counts == {"2018": 5, "v2": 9, "v2-svhn": 9, "iclr2020": 10, "today": 3}
+    # ICLR 2020: Plain, PGM, Naive, Grad, 2-Step; slim Naive, Grad, 2-Step; and FGSM Net, a
+    # surrogate of its Table 4.
+    assert counts == {"2018": 5, "v2": 9, "v2-svhn": 9, "iclr2020": 9, "today": 6}
+
+
+def test_what_differs_between_printed_coded_and_recommended():
+    """The audit's list: the gradient's scale, the order of the steps, networks and start."""
+    for name, row in RECIPES.items():
+        if "@" in name or name.startswith("l2l-da") or not isinstance(row.attack, Learned):
+            continue
+        ours = RECIPES[f"{name}@ours"]
+        assert (row.update, row.attack.gradient) == ("printed", "none")
+        assert (ours.update, ours.attack.gradient) == ("simultaneous", "per-image")
+        assert row.defence == f"{ours.defence}, as printed"
+        back = replace(ours.attack, gradient="none", network=row.attack.network)
+        words = {"name": name, "defence": row.defence, "source": row.source}
+        assert replace(ours, attack=back, update="printed", **words) == row
+        if name.startswith("iclr2020/") and row.attack.steps:
+            code = RECIPES[f"{name}@code"]
+            assert (code.update, code.attack.gradient) == ("alternating", "batch-max")
+            rates = [code.optimiser.lr_at(e, code.epochs) for e in (29, 30, 59, 60, 75)]
+            assert code.epochs == 76
+            assert rates == pytest.approx([0.1, 0.01, 0.01, 0.001, 0.001])
+    networks = {
+        n: RECIPES[f"iclr2020/{n}"].attack.network
+        for n in ("grad", "grad@code", "grad@ours", "grad-slim", "grad-slim@code")
+    }
+    assert list(networks.values()) == [
+        "iclr2020",
+        "v2-wide",
+        "iclr2020-norm",
+        "iclr2020-slim",
+        "code-slim",
+    ]
+    assert RECIPES["v2/grad-slim"].attack.network == "v2-slim"
+    assert RECIPES["iclr2020/pgm"].attack.start == "zero"  # equation 2
+    assert RECIPES["iclr2020/pgm@ours"].attack.start == "uniform"
+
+
+def test_names_of_recipes():
+    assert recipe("grad") is RECIPES["iclr2020/grad@ours"]
+    assert recipe("grad@code") is RECIPES["iclr2020/grad@code"]
+    assert recipe("iclr2020/grad").defence == "Grad L2L, as printed"
+    assert recipe("plain") is RECIPES["iclr2020/plain"]
+    assert recipe("cw") is RECIPES["iclr2020/cw@ours"]  # which no text has
+    assert recommended("v2/pgm") == "v2/pgm" and recommended("pgm@ours") == "pgm"
+    assert {printed(n) for n in RECIPES} - set(RECIPES) == {"iclr2020/cw", "l2l-da/start"}
+    for shown in {(n.split("/")[0], r.defence) for n, r in RECIPES.items()}:
+        assert len([n for n, r in RECIPES.items() if (n.split("/")[0], r.defence) == shown]) == 1
 
 
 @pytest.mark.parametrize(
@@ -70,7 +117,8 @@ def test_every_defence_of_every_version_is_there():
 def test_epsilon_and_epochs_are_the_texts(version, epsilon, epochs, batch):
     rows = [r for n, r in RECIPES.items() if n.startswith(f"{version}/") and r.attack]
     for row in rows:
-        assert (row.attack.epsilon, row.epochs, row.batch_size) == (epsilon, epochs, batch)
+        long = 76 if row.name.endswith("@code") else epochs
+        assert (row.attack.epsilon, row.epochs, row.batch_size) == (epsilon, long, batch)
         assert (row.warm_start is None) == (version == "iclr2020")
         assert row.classifier == ("wrn-34-10" if version == "iclr2020" else "wrn-34-4")
 
@@ -81,14 +129,14 @@ def test_pgm_of_each_version():
     assert steps["2018"].step_size == pytest.approx(steps["2018"].epsilon / 10)  # η = ε/T
     assert steps["v2"].step_size == steps["v2-svhn"].step_size == 0.01
     assert steps["iclr2020"].step_size == 0.007
-    assert {a.start for v, a in steps.items() if v != "iclr2020"} == {"zero"}  # δ⁰ = 0, equation 2
+    assert {a.start for a in steps.values()} == {"zero"}  # δ⁰ = 0, equation 2
 
 
 def test_who_trains_on_clean_images_too():
     """2018: all (its Algorithms 1 and 2); v2: FGSM and PGM Net (section 3.2); ICLR 2020: none.
     L2L-DA: all but the one that trains on nothing else (its Algorithm 1, line 10); in its authors'
     code the clean images are part of the batch."""
-    both = {name for name, r in RECIPES.items() if r.clean_weight}
+    both = {printed(name) for name, r in RECIPES.items() if r.clean_weight}
     diverse = {
         n for n, r in RECIPES.items() if n.startswith("l2l-da") and r.attack and "@" not in n
     }
@@ -168,6 +216,7 @@ def test_rates_fall_where_the_texts_say():
         "v2/2step-slim": {0: 0.1, 29: 0.1, 30: 0.01},
         "v2/pgm": {0: 0.01, 39: 0.01},
         "v2-svhn/grad-wide": {0: 2e-4, 29: 2e-4, 30: 2e-5},
+        "v2-svhn/plain": {0: 0.1, 159: 0.1},
         "iclr2020/grad": {0: 0.1, 29: 0.1, 30: 0.01, 60: 0.001, 90: 1e-4},
     }.items():
         recipe = RECIPES[name]

@@ -49,7 +49,7 @@ def tiny(monkeypatch, tmp_path):
 
     def model(self, name, seed=None):
         recipe = self.recipe(name) if isinstance(name, str) else name
-        short = recipe.name.removeprefix("iclr2020/")
+        short = recipes.printed(recipe.name).removeprefix("iclr2020/")
         kind = VICES.get(short, Linear)
         log = pd.DataFrame({"seconds": [1.0, 2.0]})
         attack = PGM(steps=2) if short == "pgm" else None
@@ -187,6 +187,16 @@ def test_robust_accuracy_is_the_worst_of_all_image_by_image(tiny, monkeypatch):
     assert row["accuracy"] == row["AutoAttack"] == (worst.sum() - 1) / 20
     assert row["clean"] == right["Clean"].double().mean()
     assert row["seconds"] == row["start_seconds"] == 3.0
+
+
+def test_attack_by_attack_on_the_fewer_images(tiny):
+    store = tiny()
+    rows = checklist.under_each(store, ["fgsm"]).set_index("attack").accuracy
+    assert list(rows.index) == ["Clean", "PGM-20", "PGM-100", "CW", "AutoAttack"]
+    (x, y), f = store.images(20), store.model("fgsm").classifier
+    assert rows["Clean"] == pytest.approx((f(x).argmax(1) == y).float().mean().item())
+    (row,) = checklist.robust_accuracy(store, ["fgsm"]).to_dict("records")
+    assert rows["AutoAttack"] == row["accuracy"] <= min(rows[["PGM-20", "PGM-100", "CW"]])
 
 
 def test_the_long_run_begins_as_pgm_100_does(tiny):

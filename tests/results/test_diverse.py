@@ -216,7 +216,7 @@ def test_everything_has_the_attacks_of_both_papers(store):
     for _, group in frame.groupby("recipe"):
         cells = group.set_index("attack").accuracy
         assert cells["Min"] == cells.drop(["Clean", "Min"]).min()
-    ours = frame[frame.recipe == "iclr2020/grad"].set_index("attack").accuracy
+    ours = frame[frame.recipe == "iclr2020/grad@ours"].set_index("attack").accuracy
     theirs = experiments.white_box(store, ["grad"], [0]).set_index("attack").accuracy
     assert ours["PGM-100"] == theirs["PGM-100"]
 

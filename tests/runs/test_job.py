@@ -87,6 +87,7 @@ def test_a_notebook_says_itself_what_it_needs():
     declared = {path.name[:2]: books.needs(path) for path in books.notebooks()}
     assert len(declared) == 9
     assert declared["01"] == [] and declared["07"] == ["defences", "l2l-da"]
+    assert declared["06"] == ["defences", "interpolation"]
     assert {group for needs in declared.values() for group in needs} == set(plan.GROUPS)
 
 
@@ -100,12 +101,24 @@ def test_models_come_after_the_one_they_start_from_and_finished_ones_are_left_ou
     # With one seed the surrogates of the black box are the next seed's.
     plain = {"train/iclr2020/plain/0", "train/iclr2020/plain/1"}
     rows = {f"train/{store.recipe(name).name}/0" for name in plan.ROWS}
-    assert set(trained) == (rows | plain | {"train/iclr2020/fgsm/1"}) - {"train/iclr2020/pgm/0"}
+    assert set(trained) == (rows | plain | {"train/iclr2020/fgsm/1"}) - {
+        "train/iclr2020/pgm@ours/0"
+    }
     for name, task in trained.items():
         start = f"train/iclr2020/plain/{name[-1]}"
         assert task.needs == (frozenset() if name in plain else {start})
-    assert tasks["measure/iclr2020/grad/0"].needs == {"train/iclr2020/grad/0"}
+    assert tasks["measure/iclr2020/grad@ours/0"].needs == {"train/iclr2020/grad@ours/0"}
     assert tasks["transfer"].needs == set(trained)
+
+
+def test_interpolation_is_played_with_the_first_seed_of_a_small_profile(store):
+    tasks = {task.name: task for task in plan.interpolation(store)}
+    names = [f"today/{n}" for n in ("interpolation", "grad-interpolation", "2step-interpolation")]
+    trained = {f"train/{n}/{store.seed}" for n in names}
+    assert set(tasks) == trained | {f"measure/{n}/{store.seed}" for n in names}
+    for name in names:
+        assert tasks[f"train/{name}/0"].needs == {"train/iclr2020/plain/0"}
+        assert tasks[f"measure/{name}/0"].needs == {f"train/{name}/0"}
 
 
 def test_rows_of_one_defence_and_two_versions_are_two_tasks(store):

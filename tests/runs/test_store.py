@@ -106,8 +106,8 @@ def test_a_model_is_trained_once(store, plays):
     first = store()
     model = first.model("grad")
     # 24 images in batches of 8: one epoch of the Plain Net it starts from, then three of its own.
-    assert plays == ["iclr2020/plain"] * 3 + ["iclr2020/grad"] * 9
-    assert first.model("grad") is model and first.model("iclr2020/grad") is model
+    assert plays == ["iclr2020/plain"] * 3 + ["iclr2020/grad@ours"] * 9
+    assert first.model("grad") is model and first.model("iclr2020/grad@ours") is model
     assert first.finished("grad", 0) and not first.finished("grad", 1)
 
     again = store().model("grad")
@@ -168,7 +168,7 @@ if where == "in an epoch":
 
     def step_or_die(players, *batch):
         global count
-        count += players.recipe.name.endswith("grad")
+        count += players.recipe.name.endswith("grad@ours")
         if count == 8:  # the second of three batches of the third epoch
             kill()
         return step(players, *batch)
@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(store, folder, play
     assert not store().finished("grad", 0)
 
     resumed = store().model("grad")
-    assert plays == ["iclr2020/grad"] * left
+    assert plays == ["iclr2020/grad@ours"] * left
     whole = store(output=store().output / "other").model("grad")
     pd.testing.assert_frame_equal(untimed(resumed.log), untimed(whole.log), check_exact=True)
     assert same(weights(resumed), weights(whole))
@@ -283,7 +283,7 @@ def test_the_record_says_where_a_model_comes_from(store):
     model = one.model("grad")
     record = json.loads((directory(one, "grad") / "record.json").read_text())
     assert record == model.record
-    assert record["recipe"]["name"] == "iclr2020/grad"
+    assert record["recipe"]["name"] == "iclr2020/grad@ours"
     assert record["recipe"]["attack"]["class"] == "Learned"
     assert record["recipe"]["attack"]["settings"]["epsilon"] == 0.031
     assert record["code"] == code("data", "diverse", "game")
@@ -330,7 +330,7 @@ def test_small_profiles_train_in_bfloat16_where_there_is_arithmetic_for_it(
     assert one.recipe("grad").precision == ("bfloat16" if native else "float32")
     assert recipes.PROFILES["smoke"].precision == "bfloat16"
     # A model of one precision is not taken for one of the other.
-    other = recipes.at_scale(recipes.recipe("iclr2020/grad"), replace(TINY, precision="bfloat16"))
+    other = recipes.at_scale(recipes.recipe("grad"), replace(TINY, precision="bfloat16"))
     assert (one.where(one.recipe("grad"), 0) == one.where(other, 0)) == native
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not has_bfloat16(torch.device("cpu"))
@@ -531,10 +531,10 @@ def test_a_model_that_starts_from_one_of_other_code_is_of_other_code_too(store, 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "of another day"}))
     record = store().model("grad").record
     assert record["code"] == f"of another day+{code('data', 'diverse', 'game')}"
-    assert plays.count("iclr2020/grad") == 9
+    assert plays.count("iclr2020/grad@ours") == 9
     anew = store(retrain=True).model("grad").record  # after its start
     assert anew["code"] == code("data", "diverse", "game")
-    assert plays.count("iclr2020/plain") == 6 and plays.count("iclr2020/grad") == 18
+    assert plays.count("iclr2020/plain") == 6 and plays.count("iclr2020/grad@ours") == 18
 
 
 def test_a_run_that_other_code_began_is_never_taken_for_this_codes(store, plays):
@@ -614,16 +614,16 @@ def test_an_own_attacker_is_trained_against_and_again_when_its_code_changes(stor
         return one.model(replace(grad, attack=own(tmp_path, **changes)))
 
     first = model()
-    assert plays.count("iclr2020/grad") == 9
+    assert plays.count("iclr2020/grad@ours") == 9
     assert type(first.attack).__name__ == "Mine" and first.own_attack is first.attack
     moved = first.attack.pattern.detach() - 0.1
     assert moved.abs().max() > 1e-4  # it has learnt
     about = first.record["recipe"]["attack"]
     assert about["class"] == "Mine" and len(about["source"]) == 16
     assert model(comment="# more words").id == first.id
-    assert plays.count("iclr2020/grad") == 9
+    assert plays.count("iclr2020/grad@ours") == 9
     tenth = model(scale=0.1)  # a value that the class names, and not the class itself
-    assert tenth.id != first.id and plays.count("iclr2020/grad") == 18
+    assert tenth.id != first.id and plays.count("iclr2020/grad@ours") == 18
     bound = one.model(replace(grad, attack=partial(own(tmp_path), epsilon=0.01)))
     assert bound.attack.epsilon == 0.01 and bound.id not in (first.id, tenth.id)
     assert bound.record["recipe"]["attack"]["settings"] == {"epsilon": 0.01}
