@@ -213,44 +213,46 @@ def black_box(store: Store, names: Sequence[str], train: bool = False) -> pd.Dat
     recommended. Nothing is trained unless `train`, and measured only where all models are there.
     InputError for L2L-DA's rows, whose Table 3 notebook 07 shows.
     """
-    frames = []
-    for name in dict.fromkeys(store.recipe(n).name for n in names):
-        version = name.split("/")[0]
-        if version in DIVERSE:
-            raise InputError(f"{name}: the black box of L2L-DA's rows is in notebook 07.")
-        home = "iclr2020" if version == "today" else version
-        ours = version == "today" or name.endswith("@ours")
-        kinds = {
-            row: recommended(f"{home}/{row}") if ours else f"{home}/{row}"
-            for row in (*experiments.SURROGATES, *(["grad"] if home == "2018" else []))
-        }
-        labels = {RECIPES[s].defence: RECIPES[recommended(s)].defence for s in kinds.values()}
-        attacks = {
-            label: attack
-            for label, attack in (protocol(home) if home in OLDER else {}).items()
-            if label in experiments.TRANSFERRED and attack
-        } or experiments.TRANSFERRED
-        other = experiments.surrogate_seed(store)
-        there = store.finished(name, store.seed)
-        there = there and all(store.finished(s, other) for s in kinds.values())
-        rows = [(s, a) for s in labels.values() for a in attacks]
-        frame = pd.DataFrame(rows, columns=["surrogate", "attack"])
-        frame = frame.assign(recipe=name, defence=RECIPES[name].defence, measured=float("nan"))
-        if train or there:
-            raw = experiments.black_box(store, [name], list(kinds.values()), attacks)
-            raw["measured"] = 100 * raw.accuracy.where(raw.status == "ok")
-            raw["surrogate"] = raw.surrogate.map(labels)
-            frame = frame.drop(columns="measured").merge(raw[["surrogate", "attack", "measured"]])
-        numbers = published.load()
-        numbers = numbers[(numbers.recipe == printed(name)) & (numbers.surrogate != "")]
-        numbers = numbers[numbers.version == home.removesuffix("-svhn")]
-        numbers = _on(store.dataset, numbers, "svhn" if home == "v2-svhn" else "cifar10")
-        numbers = numbers.rename(columns={"value": "published"})
-        columns = ["surrogate", "attack", "table", "dataset", "published"]
-        frames.append(frame.merge(numbers[columns], on=["surrogate", "attack"], how="left"))
-    both = pd.concat(frames, ignore_index=True).fillna({"table": "", "dataset": ""})
+    chosen = dict.fromkeys(store.recipe(n).name for n in names)
+    both = pd.concat([_black_box(store, name, train) for name in chosen], ignore_index=True)
+    both = both.fillna({"table": "", "dataset": ""})
     both["difference"] = _difference(store.dataset, both, both["measured"])
     return both[["recipe", *BLACK_BOX]]
+
+
+def _black_box(store: Store, name: str, train: bool) -> pd.DataFrame:
+    """The rows of `black_box` of one recipe, without their difference."""
+    version = name.split("/")[0]
+    if version in DIVERSE:
+        raise InputError(f"{name}: the black box of L2L-DA's rows is in notebook 07.")
+    home = "iclr2020" if version == "today" else version
+    ours = version == "today" or name.endswith("@ours")
+    rows = [f"{home}/{row}" for row in experiments.SURROGATES]
+    rows += ["2018/grad"] if home == "2018" else []
+    labels = {row: RECIPES[recommended(row)].defence for row in rows}  # as the tables name them
+    surrogates = [recommended(row) if ours else row for row in rows]
+    known = protocol(home) if home in OLDER else experiments.TRANSFERRED
+    attacks = {a: attack for a in experiments.TRANSFERRED if (attack := known[a])}
+    frame = pd.DataFrame(
+        [(s, a) for s in labels.values() for a in attacks], columns=["surrogate", "attack"]
+    ).assign(recipe=name, defence=RECIPES[name].defence)
+    other = experiments.surrogate_seed(store)
+    there = [store.finished(name, store.seed), *(store.finished(s, other) for s in surrogates)]
+    measured = pd.DataFrame(columns=["surrogate", "attack", "measured"]).astype({"measured": float})
+    if train or all(there):
+        raw = experiments.black_box(store, [name], surrogates, attacks)
+        named = {RECIPES[s].defence: labels[printed(s)] for s in surrogates}
+        measured = raw.assign(
+            surrogate=raw.surrogate.map(named),
+            measured=100 * raw.accuracy.where(raw.status == "ok"),
+        )[list(measured)]
+    numbers = published.load().query("surrogate != ''").rename(columns={"value": "published"})
+    numbers = numbers[numbers.recipe == printed(name)]
+    numbers = numbers[numbers.version == home.removesuffix("-svhn")]
+    numbers = _on(store.dataset, numbers, "svhn" if home == "v2-svhn" else "cifar10")
+    numbers = numbers[["surrogate", "attack", "table", "dataset", "published"]]
+    keys = ["surrogate", "attack"]
+    return frame.merge(measured, "left", keys).merge(numbers, "left", keys)
 
 
 def compare_transfer(rows: Sequence[dict]) -> pd.DataFrame:

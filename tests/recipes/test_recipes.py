@@ -99,7 +99,20 @@ def test_names_of_recipes():
     assert recipe("iclr2020/grad").defence == "Grad L2L, as printed"
     assert recipe("plain") is RECIPES["iclr2020/plain"]
     assert recipe("cw") is RECIPES["iclr2020/cw@ours"]  # which no text has
-    assert recommended("v2/pgm") == "v2/pgm" and recommended("pgm@ours") == "pgm"
+    names = (
+        "v2/pgm",
+        "iclr2020/pgm",
+        "iclr2020/grad@code",
+        "l2l-da/full@code",
+        "l2l-da/start@code",
+    )
+    assert [recommended(n) for n in names] == [
+        "v2/pgm",
+        "iclr2020/pgm@ours",
+        "iclr2020/grad@ours",
+        "l2l-da/full",
+        "l2l-da/start@code",  # which has no other kind
+    ]
     assert {printed(n) for n in RECIPES} - set(RECIPES) == {"iclr2020/cw", "l2l-da/start"}
     for shown in {(n.split("/")[0], r.defence) for n, r in RECIPES.items()}:
         assert len([n for n, r in RECIPES.items() if (n.split("/")[0], r.defence) == shown]) == 1
