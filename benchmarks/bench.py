@@ -337,8 +337,8 @@ def throughput(
         attack = build()
         if isinstance(attack, nn.Module):
             attack.to(device)
-        with evaluating(f, attack), torch.no_grad():
-            once = partial(attack, f, images, labels)
+        with evaluating(f, attack, labels=labels) as seen:
+            once = partial(attack, seen, images, labels)
             once()
             rates = [batch_size / seconds(once, device) for _ in range(rounds)]
         row = {"row": name, "precision": "float32", "images_per_second": median(rates)}

@@ -189,17 +189,17 @@ def _probe(subject: Subject, budget: Budget, own: Solver | None) -> dict[str, An
     } | ({"Own attacker": own} if own else {})
 
     def compute() -> dict[str, Any]:
-        f = subject.classifier
         rng = [torch.Generator().manual_seed(i) for i in range(len(x))]
-        with evaluate.evaluating(f), torch.no_grad():
+        few, few_labels = x[:CHECKED], y[:CHECKED]
+        with evaluate.evaluating(subject.classifier, labels=y) as f:
             parts = [slice(i, i + 100) for i in range(0, len(x), 100)]
             seen = torch.cat([_look(f, x[part], y[part], rng[part]) for part in parts], 1)
+            near = (few + uniform(few, EPSILON, rng[:CHECKED])).clamp(0.001, 0.999)
+            errors = gradient_errors(f, near, seed=subject.seed)
         different, flat, climbs, turns = seen.sum(1).tolist()
-        few, few_labels = x[:CHECKED], y[:CHECKED]
-        near = (few + uniform(few, EPSILON, rng[:CHECKED])).clamp(0.001, 0.999)
-        errors = gradient_errors(f, near, seed=subject.seed)
         deltas = [
-            evaluate.perturb(f, a, few, few_labels, seed=subject.seed) for a in chosen.values()
+            evaluate.perturb(subject.classifier, a, few, few_labels, seed=subject.seed)
+            for a in chosen.values()
         ]
         bounds = [measures.bounds(few, delta) for delta in deltas]
         return {

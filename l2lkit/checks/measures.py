@@ -121,7 +121,7 @@ def loss_surface(subject: Subject, index: int, points: int = 25) -> dict[str, ND
 
     def compute() -> list[float]:
         f, rng = subject.classifier, [torch.Generator().manual_seed(index)]
-        with evaluate.evaluating(f), torch.no_grad():
+        with evaluate.evaluating(f, labels=y) as f:
             sign, signs = input_gradient(f, x, y).sign(), uniform(x, 1.0, rng).sign()
             across, along = (torch.from_numpy(g).to(x).view(-1, 1, 1, 1) for g in (b, a))
             plane = x + EPSILON * (along * sign + across * signs)

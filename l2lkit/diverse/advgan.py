@@ -47,7 +47,7 @@ class AdvGANAttacker(NaiveAttacker):
 
     def play(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Play:
         """The perturbations, and what g climbs and, with the sign turned, the critic too."""
-        delta = self(classifier, images, labels)
+        delta = super().play(classifier, images, labels).delta
         fooled = -margin(classifier(images + delta), labels).clamp(min=0).mean()
         # 2p − p is p with the gradient turned round: one ascent moves both players.
         turned = {n: 2 * p.detach() - p for n, p in self.critic.named_parameters()}

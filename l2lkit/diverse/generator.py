@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from l2lkit.errors import check_choice, check_not_negative, check_positive
+from l2lkit.game.padding import at_any_size
 from l2lkit.game.solver import (
     Attacker,
     Generators,
@@ -20,7 +21,6 @@ from l2lkit.game.solver import (
     Play,
     Scale,
     Shape,
-    check_batch,
     input_gradient,
 )
 from l2lkit.game.unet import UNETS, UNet
@@ -71,6 +71,7 @@ class DiverseAttacker(Attacker):
         self.objective, self.with_clean = objective, with_clean
         cin = (3 if accumulated else 2) * channels
         self.network = UNet(network, cin, channels, width, latent, classes if labels else 0)
+        at_any_size(self.network, 2)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]  # it hangs on z
@@ -88,10 +89,13 @@ class DiverseAttacker(Attacker):
         """Latents z (count, latent) as `like` is, one from each generator if given."""
         if generators is None:
             return torch.randn(count, self.latent, device=like.device).to(like)
-        return torch.stack([torch.randn(self.latent, generator=g) for g in generators]).to(like)
+        return torch.stack(
+            [torch.randn(self.latent, generator=g, dtype=torch.float32) for g in generators]
+        ).to(like)
 
     def mix(self, z: Tensor, images: Tensor) -> list[Tensor]:
-        return self.network.mix(z, (images.shape[2], images.shape[3]))
+        h, w = (size + -size % 4 for size in images.shape[2:])  # as the padded images are
+        return self.network.mix(z, (h, w))
 
     def step(
         self, x: Tensor, y: Tensor, delta: Tensor, gradient: Tensor, mixed: list[Tensor]
@@ -107,7 +111,6 @@ class DiverseAttacker(Attacker):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         mixed = self.mix(self.draw(len(images), images, generators), images)
         delta, attacked = torch.zeros_like(images), images
         for _ in range(self.steps):

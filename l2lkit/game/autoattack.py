@@ -1,6 +1,5 @@
 """AutoAttack, run by the library that packages its authors' code."""
 
-import copy
 import importlib.util
 import logging
 import sys
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from l2lkit.errors import InputError, check_positive
-from l2lkit.game.solver import Generators, Solver, check_batch, check_epsilon, project
+from l2lkit.game.solver import Generators, Solver, check_epsilon, project
 
 INSTALL = "AutoAttack is not installed: pip install 'l2lkit[autoattack]' adds it."
 
@@ -61,7 +60,6 @@ class AutoAttack(Solver):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         if images.dtype != torch.float32:
             raise InputError(f"AutoAttack needs float32 images, not {images.dtype}.")
         require_autoattack()
@@ -77,13 +75,11 @@ class AutoAttack(Solver):
                 )
         first = generators[0] if generators else None
         seed = int(torch.randint(2**31, (), generator=first))
-        # A copy: FAB writes into the parameters' .grad.
-        frozen = copy.deepcopy(classifier).requires_grad_(False)
         trace = sys.gettrace()  # the library takes it away
         cuda = [images.device] if images.is_cuda else []
         with torch.random.fork_rng(devices=cuda):
             adversary = pyautoattack.AutoAttack(
-                frozen,
+                classifier,
                 attacks=list(self.attacks),
                 device=images.device,
                 eps=self.epsilon,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from l2lkit.errors import check_positive
-from l2lkit.game.solver import Generators, Solver, check_batch, check_epsilon, project
+from l2lkit.game.solver import Generators, Solver, check_epsilon, finite, project
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -53,7 +53,6 @@ class CW(Solver):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         kept = torch.zeros_like(images)
         left = torch.arange(len(images), device=images.device)
         x, y, delta = images, labels, kept.clone()
@@ -64,10 +63,10 @@ class CW(Solver):
                 gap = margin(classifier(x + d), y)
                 c = self.c * 10 ** (4 * step // self.steps)
                 loss = d.abs().amax((1, 2, 3)) + c * gap.clamp(min=0)
-                gradient = torch.autograd.grad(loss.sum(), d)[0]
-            # Keep what fools and go on with the rest.
+                gradient = finite(torch.autograd.grad(loss.sum(), d)[0])
+            # Keep what fools and go on with the rest; a gap that is no number fools nobody.
             kept[left] = delta
-            keep = gap.detach() >= 0
+            keep = ~(gap.detach() < 0)
             if step == self.steps or not keep.any():
                 break
             left, x, y, delta, gradient = left[keep], x[keep], y[keep], delta[keep], gradient[keep]
@@ -110,14 +109,13 @@ class CWTanh(Solver):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         kept = torch.zeros_like(images)
         left = torch.arange(len(images), device=images.device)
         c = images.new_full((len(images),), self.c_min)
         tau = torch.ones_like(c)
         start = images.clone()
         with torch.no_grad():
-            left = left[margin(classifier(images), labels) >= 0]  # the others need no attack
+            left = left[~(margin(classifier(images), labels) < 0)]  # the others need no attack
         while len(left):
             adversarial, success = self._attempt(
                 classifier, images[left], labels[left], start[left], c[left], tau[left]
@@ -150,7 +148,8 @@ class CWTanh(Solver):
                 gap = margin(classifier(adversarial), y[going])
                 excess = ((adversarial - x[going]).abs() - tau[going, None, None, None]).clamp(0)
                 total = excess.sum((1, 2, 3))
-                gradient = torch.autograd.grad((c[going] * gap.clamp(0) + total).sum(), w_)[0]
+                loss = c[going] * gap.clamp(0) + total
+                gradient = finite(torch.autograd.grad(loss.sum(), w_)[0])
             hit = (gap.detach() < 0) & (total.detach() <= 0)
             best[going[hit]] = adversarial.detach()[hit]
             success[going[hit]] = True

@@ -5,10 +5,12 @@ were found. Every image has its own random numbers, drawn from (seed, index), so
 depends on the batch size. Success is the papers': the attack's final perturbation decides, so
 that an image which an earlier one fooled may count as withstood. `survives.survives` has the
 stricter definition, where any iterate decides and an image that is fooled needs no more steps.
+
+A classifier is any callable from images to logits, and is looked at through `guard.Guarded`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,23 +21,30 @@ from torch import Tensor, nn
 
 from l2lkit.errors import InputError
 from l2lkit.game import cpu
-from l2lkit.game.solver import Solver, check_batch
+from l2lkit.game.guard import Classifier, Guarded, check_images, own_settings
+from l2lkit.game.solver import Solver, check_batch, is_right
 
 BATCH = 500  # images at a time on a GPU
 
 
 @contextmanager
-def evaluating(*modules: object) -> Iterator[None]:
-    """Every nn.Module among `modules` in eval mode; each submodule's own mode is put back."""
-    networks = [module for module in modules if isinstance(module, nn.Module)]
-    modes = [(m, m.training) for network in networks for m in network.modules()]
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def evaluating(
+    classifier: Classifier, attack: Solver | None = None, *, labels: Tensor
+) -> Iterator[Guarded]:
+    """The classifier, guarded, for images of these labels. Inside, it and the attack are in eval
+    mode, and no gradients are kept; afterwards each submodule has its own mode again."""
+    with own_settings(gradients=False):
+        f = Guarded(classifier, labels.clone())
+        networks = [n for n in (f, attack) if isinstance(n, nn.Module)]
+        modes = [(m, m.training) for n in networks for m in n.modules() if hasattr(m, "training")]
+        for network in networks:
+            with suppress(NotImplementedError, AttributeError):  # an exported program has no modes
+                network.eval()
+        try:
+            yield f
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Trajectory:
 
 
 def trajectory(
-    classifier: nn.Module,
+    classifier: Classifier,
     attack: Solver | None,
     images: Tensor,
     labels: Tensor,
@@ -74,15 +83,15 @@ def trajectory(
     epsilon = attack.epsilon if attack else 0.0
     parts: list[list[tuple[Tensor, Tensor, Tensor]]] = []
     taken: list[int] = []
-    with evaluating(classifier, attack), torch.no_grad():
+    with evaluating(classifier, attack, labels=labels) as f:
         for x, y, rng in in_batches(attack, images, labels, seed, batch_size):
             rows, taken = [], []
-            for step, delta in _deltas(attack, classifier, x, y, rng):
+            for step, delta in _deltas(attack, f, x, y, rng):
                 if at is None or step in at:
-                    logits = classifier(x + delta)
+                    logits = f(x + delta)
                     size = delta.abs().mean((1, 2, 3)) / max(epsilon, 1e-12)
                     loss = F.cross_entropy(logits, y, reduction="none")
-                    rows.append((loss, logits.argmax(1) == y, size))
+                    rows.append((loss, is_right(logits, y), size))
                     taken.append(step)
             if at is not None and set(at) - set(taken):
                 raise InputError(f"The attack has no steps {sorted(set(at) - set(taken))}.")
@@ -100,10 +109,7 @@ def in_batches(
     check_batch(images, labels)
     if not len(images):
         raise InputError("There are no images to evaluate on.")
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(
-            "Images must lie in [0, 1]: divide by 255 and leave normalisation to the classifier."
-        )
+    check_images(images)
     if batch_size is None:
         batch_size = cpu.BATCH if images.device.type == "cpu" else BATCH
     if batch_size < 1:
@@ -111,22 +117,23 @@ def in_batches(
     if attack and attack.batch_dependent:
         batch_size = 100
     for first in range(0, len(images), batch_size):
-        x, y = images[first : first + batch_size], labels[first : first + batch_size]
+        part = slice(first, first + batch_size)
+        x, y = images[part].clone(), labels[part].clone()
         # A generator uses the low 32 bits of its seed only.
         own = [seed * 1_000_003 + first + i for i in range(len(x))]
         yield x, y, [torch.Generator().manual_seed(s) for s in own]
 
 
 def _deltas(
-    attack: Solver | None, model: nn.Module, x: Tensor, y: Tensor, rng: list[torch.Generator]
+    attack: Solver | None, f: Guarded, x: Tensor, y: Tensor, rng: list[torch.Generator]
 ) -> Iterator[tuple[int, Tensor]]:
     yield 0, torch.zeros_like(x)
     if attack is not None:
-        yield from enumerate(attack.iterates(model, x, y, rng), 1)
+        yield from enumerate(attack.run(f, x, y, rng), 1)
 
 
 def correct(
-    classifier: nn.Module,
+    classifier: Classifier,
     attacks: Mapping[str, Solver | None],
     images: Tensor,
     labels: Tensor,
@@ -152,7 +159,7 @@ def correct(
 
 
 def perturb(
-    classifier: nn.Module,
+    classifier: Classifier,
     attack: Solver,
     images: Tensor,
     labels: Tensor,
@@ -161,15 +168,15 @@ def perturb(
     batch_size: int | None = None,
 ) -> Tensor:
     """The attack's perturbations (N, C, H, W) of all images, made as in `trajectory`."""
-    with evaluating(classifier, attack), torch.no_grad():
+    with evaluating(classifier, attack, labels=labels) as f:
         parts = in_batches(attack, images, labels, seed, batch_size)
-        return torch.cat([attack(classifier, x, y, rng) for x, y, rng in parts])
+        return torch.cat([attack(f, x, y, rng) for x, y, rng in parts])
 
 
 def transfer(
-    surrogate: nn.Module,
+    surrogate: Classifier,
     attack: Solver,
-    targets: Mapping[str, nn.Module],
+    targets: Mapping[str, Classifier],
     images: Tensor,
     labels: Tensor,
     **options: Any,
@@ -184,7 +191,7 @@ def transfer(
 
 
 def evaluate(
-    classifiers: Mapping[str, nn.Module],
+    classifiers: Mapping[str, Classifier],
     attacks: Mapping[str, Solver | None],
     images: Tensor,
     labels: Tensor,
@@ -205,6 +212,6 @@ def evaluate(
     return pd.DataFrame(rows)
 
 
-def losses(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def losses(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """ℓ of each image (N,), which is brought back into [0, 1] first."""
     return F.cross_entropy(classifier(images.clamp(0, 1)), labels, reduction="none")

@@ -13,7 +13,6 @@ from l2lkit.errors import check_choice, check_positive
 from l2lkit.game.solver import (
     Generators,
     Solver,
-    check_batch,
     check_epsilon,
     gaussian,
     input_gradient,
@@ -34,7 +33,6 @@ class FGSM(Solver):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         gradient = input_gradient(classifier, images, labels)
         yield project(self.epsilon * gradient.sign(), images, self.epsilon)
 
@@ -90,7 +88,6 @@ class PGM(Solver):
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> tuple[Tensor, Tensor]:
         """δ⁰, and the targets of the loss: classes (N,) or probabilities (N, classes)."""
-        check_batch(images, labels)
         delta = torch.zeros_like(images)
         if self.start == "uniform":
             delta = project(uniform(images, self.epsilon, generators), images, self.epsilon)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from l2lkit import distributed
 from l2lkit.errors import InputError, check_positive
 from l2lkit.game.recipe import Optimiser
-from l2lkit.game.solver import Attacker, Generators, Maker, Scale, Shape, check_batch
+from l2lkit.game.solver import Attacker, Generators, Maker, Scale, Shape
 
 
 class FreeAttacker(Attacker):
@@ -32,7 +32,6 @@ class FreeAttacker(Attacker):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         if len(images) > len(self.delta) or images.shape[1:] != self.delta.shape[1:]:
             raise InputError(
                 f"This perturbation is {tuple(self.delta.shape)}: it has none for images of shape "

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from l2lkit.errors import check_choice, check_positive
 from l2lkit.game.networks import NETWORKS, make_network
+from l2lkit.game.padding import at_any_size
 from l2lkit.game.solver import (
     Attacker,
     Generators,
     Maker,
     Scale,
     Shape,
-    check_batch,
     input_gradient,
     project,
     uniform,
@@ -37,12 +37,11 @@ class NaiveAttacker(Attacker):
         width: float = 1.0,
     ):
         super().__init__(epsilon)
-        self.network = make_network(network, channels, channels, width)
+        self.network = at_any_size(make_network(network, channels, channels, width))
 
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         yield project(self.epsilon * self.network(images).tanh(), images, self.epsilon)
 
 
@@ -73,7 +72,7 @@ class GradAttacker(Attacker):
         check_positive(steps=steps)
         check_choice(gradient=(gradient, GRADIENTS))
         self.steps, self.gradient, self.start = steps, gradient, "zero"
-        self.network = make_network(network, 2 * channels, channels, width)
+        self.network = at_any_size(make_network(network, 2 * channels, channels, width))
 
     @property
     def batch_dependent(self) -> bool:  # type: ignore[override]  # it hangs on the scale
@@ -96,7 +95,6 @@ class GradAttacker(Attacker):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         delta = torch.zeros_like(images)
         if self.start == "uniform":
             delta = project(uniform(images, self.epsilon, generators), images, self.epsilon)

@@ -24,8 +24,9 @@ from l2lkit.errors import InputError
 from l2lkit.game.classifiers import make_classifier
 from l2lkit.game.evaluate import trajectory
 from l2lkit.game.fixed import PGM
+from l2lkit.game.guard import own_settings
 from l2lkit.game.recipe import Recipe
-from l2lkit.game.solver import Play, Solver
+from l2lkit.game.solver import Attacker, Play, Solver, is_right
 
 WATCHED, WATCHED_ATTACKED = 500, 64  # test images looked at after each epoch
 Step = tuple[Tensor, Tensor, Tensor]  # adversarial loss (), logits (N, classes), δ (N, C, H, W)
@@ -188,12 +189,13 @@ def _descend(players: Players, x: Tensor, y: Tensor, weight: float) -> tuple[Ten
 def step_in_turns(players: Players, x: Tensor, y: Tensor, weight: float = 1.0) -> Step:
     """One step of the game as the authors' code takes it: the classifier's turn, then the
     attacker's on the new θ, with passes of its own and in the modes of that code."""
-    recipe, f, g = players.recipe, players.classifier, players.modules()["attacker"]
+    recipe, f, g = players.recipe, players.classifier, players.attack
+    assert isinstance(g, Attacker)  # a recipe of this update has one
     players.prepare("classifier")
     with _autocast(recipe, x.device):
         f.train(), g.eval()
         with torch.no_grad():
-            delta = g(f, x, y)
+            delta = g.play(f, x, y).delta
         logits = f(x + delta)
         loss = F.cross_entropy(logits, y)
         total = _total(recipe, loss, logits, f, x, y)
@@ -202,7 +204,7 @@ def step_in_turns(players: Players, x: Tensor, y: Tensor, weight: float = 1.0) -
     players.prepare("attacker")
     with _autocast(recipe, x.device):
         f.eval(), g.train()
-        ascent = F.cross_entropy(f(x + g(f, x, y)), y)
+        ascent = F.cross_entropy(f(x + g.play(f, x, y).delta), y)
     (weight * ascent).backward(inputs=list(g.parameters()))
     players.optimisers["attacker"].step()
     return loss.detach(), logits.detach(), delta
@@ -225,6 +227,7 @@ def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
+@own_settings()
 def train(
     recipe: Recipe,
     data: Dataset,
@@ -320,7 +323,7 @@ def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
         x = x.contiguous(memory_format=torch.channels_last)
         for _ in range(replays):
             loss, logits, delta = one_step(players, x, y, distributed.size() * len(x) / whole)
-            right = (logits.argmax(1) == y).sum()
+            right = is_right(logits, y).sum()
             sums += torch.stack([loss * len(x), right, delta.abs().mean() * len(x)])
     # The only time that the epoch waits for the device.
     total_loss, right_count, total_delta = distributed.summed(sums).tolist()

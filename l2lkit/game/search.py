@@ -10,7 +10,7 @@ from l2lkit.errors import InputError, check_positive
 from l2lkit.game.autoattack import AutoAttack, require_autoattack
 from l2lkit.game.cw import CW, CWTanh
 from l2lkit.game.fixed import FGSM, PGM
-from l2lkit.game.solver import Generators, Solver, check_batch, check_epsilon, project, uniform
+from l2lkit.game.solver import Generators, Solver, check_epsilon, is_fooled, project, uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +37,20 @@ class RandomSearch(Solver):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
         yield self._search(classifier, images, labels, generators)
 
     @torch.no_grad()
     def _search(self, f: nn.Module, images: Tensor, labels: Tensor, rng: Generators) -> Tensor:
         kept = torch.zeros_like(images)
         left = torch.arange(len(images), device=images.device)
-        left = left[f(images).argmax(1) == labels]
+        left = left[~is_fooled(f(images), labels)]
         for _ in range(self.draws):
             if not len(left):
                 break
             x, own = images[left], None if rng is None else [rng[i] for i in left.tolist()]
             delta = project(uniform(x, self.epsilon, own), x, self.epsilon)
             kept[left] = delta
-            left = left[f(x + delta).argmax(1) == labels[left]]
+            left = left[~is_fooled(f(x + delta), labels[left])]
         return kept
 
 

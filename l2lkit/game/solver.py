@@ -10,6 +10,7 @@ it learns, and its `key`. A subclass writes one method, `iterates`. A solver wit
 `Attacker`, and one of a recipe that needs the images' shape is made by a `Maker`.
 
 A solver uses the classifier in whatever mode it finds it and leaves its parameters' `.grad` alone.
+What a caller may hand to it, and in which settings of torch, is seen to in one place, `Solver.run`.
 """
 
 import copy
@@ -26,6 +27,15 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from l2lkit.errors import InputError
+from l2lkit.game.guard import (
+    Classifier,
+    Guarded,
+    check_images,
+    frozen,
+    ordinary,
+    own_settings,
+    within_ball,
+)
 from l2lkit.game.identity import identity
 
 Shape = tuple[int, int, int, int]
@@ -64,12 +74,42 @@ class Solver(ABC):
     ) -> Iterator[Tensor]:
         """Yield δ (N, C, H, W) after every step. `generators` has a CPU `torch.Generator` for each
         image, so that no result depends on how images fall into batches; without it random numbers
-        come from torch's global generator."""
+        come from torch's global generator. This is what a subclass writes; others call `run`."""
+
+    def run(
+        self, classifier: Classifier, images: Tensor, labels: Tensor, generators: Generators = None
+    ) -> Iterator[Tensor]:
+        """`iterates`, guarded, for every solver alike.
+
+        `classifier` is any callable from images to logits (N, K), K at least 2; it and the solver
+        get copies of the images, and gradients in x whatever mode and settings the caller has. δ is
+        differentiable in φ where the caller has gradients on; it keeps to the ε-ball and the image
+        range, and what is not a number in it is no change. Raises InputError for images that are
+        not float (N, C, H, W) in [0, 1], labels that are not int64 (N,) in 0 to K − 1, generators
+        that are not one for each image, answers that are no logits, and a δ outside the ball."""
+        check_batch(images, labels)
+        check_images(images)
+        if generators is not None and len(generators) != len(images):
+            count = len(generators)
+            raise InputError(f"{count} generators for {len(images)} images: give one for each.")
+        differentiable = torch.is_grad_enabled()
+        with own_settings():
+            solver, x, y = ordinary(self), images.detach().clone(), labels.clone()
+            f = Guarded(classifier, y)
+            steps = solver.iterates(f, x.clone(), y, generators)
+        while True:
+            with own_settings(), frozen(f, None if differentiable else solver):
+                delta = next(steps, None)
+                if delta is None:
+                    return
+                delta = within_ball(delta, x, self.epsilon, type(self).__name__)
+            yield delta if differentiable else delta.detach()
 
     def __call__(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
+        self, classifier: Classifier, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Tensor:
-        return deque(self.iterates(classifier, images, labels, generators), maxlen=1).pop()
+        """The last δ (N, C, H, W) of `run`."""
+        return _last(self.run(classifier, images, labels, generators))
 
     @property
     def label(self) -> str:
@@ -114,7 +154,7 @@ class Solver(ABC):
 
     def play(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Play:
         """The solver's part of a training step: by default its δ for every image."""
-        return Play(images, labels, self(classifier, images, labels))
+        return Play(images, labels, _last(self.iterates(classifier, images, labels)))
 
 
 class Attacker(nn.Module, Solver):
@@ -127,7 +167,7 @@ class Attacker(nn.Module, Solver):
         self.epsilon = epsilon
 
     def forward(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
+        self, classifier: Classifier, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Tensor:
         return Solver.__call__(self, classifier, images, labels, generators)
 
@@ -176,6 +216,13 @@ def going_on(trained: Attacker, shape: Shape, classes: int) -> Attacker:
     return copy.deepcopy(trained)
 
 
+def _last(steps: Iterator[Tensor]) -> Tensor:
+    kept = deque(steps, maxlen=1)
+    if not kept:
+        raise InputError("This solver yields no perturbation: let `iterates` yield at least one.")
+    return kept.pop()
+
+
 # What solvers share -------------------------------------------------------------------------
 
 
@@ -189,7 +236,7 @@ def project(delta: Tensor, images: Tensor, epsilon: float) -> Tensor:
 
 def input_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """∇ₓ ℓ(f(x), y), each image's own cross-entropy gradient (N, C, H, W), detached. `labels` are
-    classes (N,) or probabilities (N, classes)."""
+    classes (N,) or probabilities (N, classes). Every value is a number: see `finite`."""
     return gradient_and_logits(classifier, images, labels)[0]
 
 
@@ -201,14 +248,31 @@ def gradient_and_logits(
         x = images.detach().requires_grad_()
         logits = classifier(x)
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        return torch.autograd.grad(loss, x)[0], logits.detach()
+        return finite(torch.autograd.grad(loss, x)[0]), logits.detach()
+
+
+def finite(gradient: Tensor) -> Tensor:
+    """A gradient to step along: 0 where the classifier has none (NaN), and for ±∞ a number whose
+    square is still one."""
+    return gradient.nan_to_num(nan=0.0, posinf=1e18, neginf=-1e18)
+
+
+def is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the largest of the logits (N, K) is the label's (N,). NaN is never right."""
+    return (logits.argmax(1) == labels) & ~logits.isnan().any(1)
+
+
+def is_fooled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether another logit is the largest (N,). NaN is no success of an attack."""
+    return (logits.argmax(1) != labels) & ~logits.isnan().any(1)
 
 
 def uniform(images: Tensor, epsilon: float, generators: Generators) -> Tensor:
     """Noise of the images' shape, uniform in [−ε, ε]."""
     if generators is None:
         return epsilon * (2 * torch.rand_like(images) - 1)
-    noise = torch.stack([torch.rand(images.shape[1:], generator=g) for g in generators])
+    shape, dtype = images.shape[1:], torch.float32
+    noise = torch.stack([torch.rand(shape, generator=g, dtype=dtype) for g in generators])
     return epsilon * (2 * noise.to(images) - 1)
 
 
@@ -216,7 +280,8 @@ def gaussian(images: Tensor, deviation: float, generators: Generators) -> Tensor
     """Noise of the images' shape, normal with this standard deviation."""
     if generators is None:
         return deviation * torch.randn_like(images)
-    noise = torch.stack([torch.randn(images.shape[1:], generator=g) for g in generators])
+    shape, dtype = images.shape[1:], torch.float32
+    noise = torch.stack([torch.randn(shape, generator=g, dtype=dtype) for g in generators])
     return deviation * noise.to(images)
 
 

@@ -36,7 +36,7 @@ def test_autoattack_stays_in_the_ball_and_never_helps(epsilon, seed):
     x, f = x / 255, Linear()
     y[0] = (f(x[:1]).argmax(1) + 1) % 4  # one that is wrong already
     before = torch.get_rng_state()
-    rng = [torch.Generator().manual_seed(seed)]
+    rng = [torch.Generator().manual_seed(seed) for _ in range(6)]
     delta = replace(QUICK, epsilon=epsilon, queries=5)(f, x, y, rng)
     assert torch.equal(torch.get_rng_state(), before)
     assert delta.shape == x.shape and delta.dtype == x.dtype
