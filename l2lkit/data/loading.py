@@ -10,7 +10,7 @@ import torch
 
 from l2lkit.data import digits
 from l2lkit.data.dataset import NAMES, OFFICIAL, Dataset
-from l2lkit.data.folder import load_images
+from l2lkit.data.folder import load_images, top_of
 from l2lkit.errors import InputError
 from l2lkit.files import write_atomically
 
@@ -19,7 +19,7 @@ def default_data_dir() -> Path:
     """The folder L2LKIT_DATA names, else `data` in the project (the nearest folder, from the
     working directory upwards, with a pyproject.toml; the working directory if there is none)."""
     if os.environ.get("L2LKIT_DATA"):
-        return Path(os.environ["L2LKIT_DATA"]).expanduser()
+        return Path(os.path.expanduser(os.environ["L2LKIT_DATA"]))
     here = Path.cwd()
     project = next((p for p in (here, *here.parents) if (p / "pyproject.toml").is_file()), here)
     return project / "data"
@@ -29,16 +29,24 @@ def load(name: str, data: str | Path | None = None, download: bool = False) -> D
     """Load a dataset by name.
 
     `data` is a folder with the official files in torchvision's layout (default_data_dir() when
-    None), or a folder tree or .zip of `split/class/image`, with splits `train` and `test` (or
-    `val` or `valid` in its place); for the latter `name` is free. `download` lets torchvision
-    fetch missing official files into the folder. "digits" needs no files: the images are drawn
-    once and kept in the folder as a cache.
+    None), or a folder tree or .zip of `split/class/image`, with splits `train` (or `training`) and
+    `test` (or `testing`, `val`, `valid`, `validation` in its place), at the top or in the one
+    folder there; for the latter `name` is free. `download` lets torchvision fetch missing official
+    files into the folder. "digits" needs no files: the images are drawn once and kept in the folder
+    as a cache.
 
-    Raises InputError for an unknown name and for missing, damaged or ill-fitting files.
+    Raises InputError for an unknown name, for a place that is named and not there, and for missing,
+    damaged or ill-fitting files.
     """
-    place = default_data_dir() if data is None else Path(data).expanduser()
+    place = default_data_dir() if data is None else Path(os.path.expanduser(data))
+    if (data is not None or place.suffix.lower() == ".zip") and not os.path.exists(place):
+        raise InputError(
+            f"There is no {place}: see to the path's spelling, or make the folder if official "
+            "files are to be downloaded into it."
+        )
+    own = data is not None and name not in NAMES  # then the folder has to hold it
     drawn = name == "digits" and data is None
-    if not drawn and (place.is_file() or (place / "train").is_dir()):
+    if not drawn and (os.path.isfile(place) or own or _holds_splits(place, data is not None)):
         return load_images(name, place)
     if name == "digits":
         return _load_digits(place)
@@ -50,6 +58,15 @@ def load(name: str, data: str | Path | None = None, download: bool = False) -> D
         f"There is no dataset {name!r}: choose one of {', '.join(NAMES)}, or pass --data with a "
         "folder or .zip that holds train/CLASS/IMAGE and test/CLASS/IMAGE."
     )
+
+
+def _holds_splits(folder: Path, named: bool) -> bool:
+    """Whether a folder has split/class/image: one that is named also in the one folder there."""
+    try:
+        top = top_of(folder)
+    except OSError:
+        return False
+    return top == "" or (named and top is not None)
 
 
 def _load_digits(folder: Path) -> Dataset:

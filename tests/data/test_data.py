@@ -244,6 +244,153 @@ def test_empty_folders_and_broken_zip(tmp_path):
         load_dataset("pets", tmp_path / "cut.zip")
 
 
+def pictures(data):
+    """Every image with its split and class name."""
+    return {
+        (split, data.class_names[y], x.permute(1, 2, 0).numpy().tobytes())
+        for split, images, labels in (
+            ("train", data.train_images, data.train_labels),
+            ("test", data.test_images, data.test_labels),
+        )
+        for x, y in zip(images, labels, strict=True)
+    }
+
+
+def links(place):
+    """Classes that are links to folders elsewhere, and a link that goes round in circles."""
+    store = place.parent / "store"
+    (place / "train").rename(store)
+    (place / "train").mkdir()
+    for label in ("cat", "dog"):
+        (place / "train" / label).symlink_to(store / label)
+    (place / "again").symlink_to(place)
+
+
+def rename(split, other):
+    return lambda place: (place / split).rename(place / other)
+
+
+def junk(place):
+    for name in ("desktop.ini", "Thumbs.db", ".DS_Store", "@eaDir/SYNO.png", "._0000.png"):
+        write(place / "train" / "cat" / name, b"not read")
+    write(place / "@eaDir" / "train" / "fish" / "1.png", b"not read")
+    write(place / "train" / ".ipynb_checkpoints" / "1.png", b"not read")
+    (place / "train" / "@eaDir").mkdir()
+
+
+def deeper(place):
+    inner = place / "pets-1.0" / "data"
+    inner.mkdir(parents=True)
+    for split in ("train", "test"):
+        (place / split).rename(inner / split)
+    write(place / "README.txt", b"not read")
+    write(place / "__MACOSX" / "train" / "fish" / "1.png", b"not read")
+
+
+AS_PEOPLE_HAVE_THEM = {
+    "as documented": lambda place: None,
+    "links": links,
+    "training": rename("train", "Training"),
+    "testing": rename("test", "testing"),
+    "validation": rename("test", "validation"),
+    "VAL": rename("test", "VAL"),
+    "junk": junk,
+    "one folder above": deeper,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),  # a zip has the files that the links lead to
+    [(k, f) for k in AS_PEOPLE_HAVE_THEM for f in ("folder", "zip") if (k, f) != ("links", "zip")],
+)
+def test_folders_and_zips_as_people_have_them(tmp_path, kind, form):
+    made = tree(tmp_path / "pets")
+    expected = {(*path.split("/")[:2], array.tobytes()) for path, array in made.items()}
+    AS_PEOPLE_HAVE_THEM[kind](tmp_path / "pets")
+    place = tmp_path / "pets" if form == "folder" else zipped(tmp_path / "pets")
+    assert pictures(load_dataset("pets", place)) == expected
+
+
+def test_backslashes_in_a_zip_and_letters_with_accents(tmp_path):
+    made = tree(tmp_path / "pets", classes=("caf\u00e9", "dog"))
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        for path in made:
+            name = path.replace("caf\u00e9", "cafe\u0301") if "test" in path else path
+            content = (tmp_path / "pets" / path).read_bytes()
+            file.writestr(zipfile.ZipInfo(name.replace("/", "\\")), content)
+    assert load_dataset("pets", tmp_path / "other.zip").class_names == ("caf\u00e9", "dog")
+
+
+def test_a_picture_that_says_how_it_is_turned(tmp_path):
+    tree(tmp_path, count=1, shape=(6, 5, 3))
+    turned = Image.fromarray(pixels(5, 6, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise to be shown
+    turned.save(tmp_path / "train/cat/0000.png", exif=exif)
+    data = load_dataset("x", tmp_path)
+    expected = np.rot90(np.asarray(turned), -1)
+    assert any(np.array_equal(x.permute(1, 2, 0), expected) for x in data.train_images)
+
+
+def with_a_password(path):
+    """The zip with its entries marked as encrypted, as in the format's general purpose flag."""
+    content = bytearray(path.read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(mark)
+        while place >= 0:
+            content[place + at] |= 1
+            place = content.find(mark, place + 1)
+    path.write_bytes(content)
+
+
+def test_a_zip_with_a_password_or_with_links(tmp_path):
+    tree(tmp_path / "pets", count=1)
+    place = zipped(tmp_path / "pets")
+    with_a_password(place)
+    with pytest.raises(InputError, match="locked with a password"):
+        load_dataset("pets", place)
+    place = zipped(tmp_path / "pets")
+    with zipfile.ZipFile(place, "a") as file:
+        link = zipfile.ZipInfo("train/bird")
+        link.external_attr = 0o120777 << 16
+        file.writestr(link, "../store/bird")
+    with pytest.raises(InputError, match="train/bird in .* is a link"):
+        load_dataset("pets", place)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist", "digits", "pets"])
+@pytest.mark.parametrize("place", ["nowhere", "nowhere.zip", "no/where", "\0", "x" * 5000])
+def test_a_place_that_is_named_and_not_there(tmp_path, monkeypatch, name, place):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="There is no "):
+        load_dataset(name, place, download=True)
+    monkeypatch.setenv("L2LKIT_DATA", str(tmp_path / "nowhere.zip"))
+    with pytest.raises(InputError, match="There is no .*nowhere.zip"):
+        load_dataset(name, download=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_folder_lacks_is_said(tmp_path):
+    with pytest.raises(InputError, match="no image in train/CLASS/"):
+        load_dataset("pets", tmp_path)
+    tree(tmp_path / "one", classes=("cat",))
+    with pytest.raises(InputError, match="the class 'cat' alone"):
+        load_dataset("pets", tmp_path / "one")
+    tree(tmp_path / "both")
+    tree(tmp_path / "both" / "other")
+    (tmp_path / "both" / "other" / "train").rename(tmp_path / "both" / "TRAIN")
+    with pytest.raises(InputError, match="TRAIN and train: which one"):
+        load_dataset("pets", tmp_path / "both")
+
+
+def test_the_default_folder_is_not_searched(tmp_path, monkeypatch):
+    """Somebody's pets in data/ are not CIFAR-10."""
+    monkeypatch.setenv("L2LKIT_DATA", str(tmp_path))
+    tree(tmp_path / "pets")
+    with pytest.raises(InputError, match="CIFAR-10 is not in"):
+        load_dataset("cifar10")
+
+
 def test_missing_data_and_unknown_name(monkeypatch, tmp_path):
     monkeypatch.setenv("L2LKIT_DATA", str(tmp_path / "none"))
     for name, file in (
