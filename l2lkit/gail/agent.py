@@ -74,6 +74,15 @@ class Rollout:
         return (self.rewards * self.first).sum(0)
 
 
+def scale_of(observations: Floats) -> tuple[Floats, Floats]:
+    """Mean and deviation (d,) of observations (n, d), to standardise others by. A feature that
+    never changes has its magnitude in the place of its deviation, or 1."""
+    largest = np.abs(observations).max(0)
+    constant = observations.max(0) == observations.min(0)
+    std = observations.std(0) + np.float32(1e-8)
+    return observations.mean(0), np.where(constant, np.where(largest > 0, largest, 1), std)
+
+
 Policy = Callable[[Floats], NDArray[np.int64]]  # observations (n, d) -> actions (n,)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ class Demonstrations:
     observations: (M, d) float32; actions: (M,) whole numbers; ends: (E,), increasing, one past
     each episode's last pair (so the last is M); returns: (E,). To place other returns by:
     `expert_returns` and `random_returns`, those of 100 further episodes of the expert and of 100
-    of uniformly random actions. Raises InputError if a shape, a value or a range does not fit.
+    of uniformly random actions. Numbers of other types are converted. Raises InputError if a shape,
+    a value or a range does not fit.
     """
 
     environment: str
@@ -35,6 +37,9 @@ class Demonstrations:
 
     def __post_init__(self) -> None:
         envs = make(self.environment, 1)
+        self._convert(observations=np.float32, returns=np.float32)
+        self._convert(expert_returns=np.float32, random_returns=np.float32)
+        self._convert(actions=np.float64, ends=np.float64)  # whole numbers, as is seen to below
         pairs, episodes = len(self.actions), len(self.ends)
         width, choices = sizes(envs)
         if pairs == 0 or episodes == 0:
@@ -53,13 +58,23 @@ class Demonstrations:
         if not whole or self.actions.min() < 0 or self.actions.max() >= choices:
             raise InputError(f"Actions on {self.environment} must be from 0 to {choices - 1}.")
         steps = np.diff(self.ends, prepend=0)
-        if (steps <= 0).any() or self.ends[-1] != pairs or len(self.returns) != episodes:
+        rising = not (steps % 1).any() and (steps > 0).all() and self.ends[-1] == pairs
+        if not rising or len(self.returns) != episodes:
             raise InputError(
                 f"Episode ends must rise to the number of pairs, {pairs}, with one return each, "
                 f"not {self.ends.tolist()[:5]}… with {len(self.returns)} returns."
             )
         if len(self.expert_returns) == 0 or len(self.random_returns) == 0:
             raise InputError("The demonstrations need the returns of the expert and of chance.")
+        self._convert(actions=np.int64, ends=np.int64)
+
+    def _convert(self, **types: Any) -> None:
+        for name, kind in types.items():
+            try:
+                converted = np.atleast_1d(np.asarray(getattr(self, name)).astype(kind))
+                object.__setattr__(self, name, converted)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"The {name} must be an array of numbers ({error}).") from error
 
     @property
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from l2lkit.errors import InputError
 from l2lkit.files import write_atomically
-from l2lkit.gail.agent import Agent, PolicySettings, Rollout, by_chance
+from l2lkit.gail.agent import Agent, PolicySettings, Rollout, by_chance, scale_of
 from l2lkit.gail.demonstrations import SHIPPED, Demonstrations, record
 from l2lkit.gail.environments import Floats, make
 
@@ -50,7 +50,7 @@ def train_expert(
     """
     chance = by_chance(environment, 20, [seed])
     seen = chance.observations.reshape(-1, chance.observations.shape[-1])
-    agent = Agent(environment, settings, seen.mean(0), seen.std(0) + 1e-8, seed)
+    agent = Agent(environment, settings, *scale_of(seen), seed)
     best, best_state = -math.inf, agent.state()
     for i in range(iterations):
         rollout = agent.sample((seed, i))

@@ -33,10 +33,11 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from l2lkit.errors import InputError
-from l2lkit.gail.agent import Agent, PolicySettings, Rollout
+from l2lkit.gail.agent import Agent, PolicySettings, Rollout, scale_of
 from l2lkit.gail.demonstrations import Demonstrations
 from l2lkit.gail.environments import make, sizes
 from l2lkit.gail.networks import Discriminator, Updater, check_memory
+from l2lkit.game.guard import own_settings
 
 METHODS = ("GAIL", "L2L GAIL", "L2L GAIL (shared)")
 
@@ -145,8 +146,7 @@ class Game:
                 f"{recipe.environment}: load those of the recipe's environment."
             )
         seen = demonstrations.observations
-        mean, std = seen.mean(0), seen.std(0) + 1e-8
-        agent = Agent(recipe.environment, recipe.policy, mean, std, seed)
+        agent = Agent(recipe.environment, recipe.policy, *scale_of(seen), seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             discriminator = Discriminator(seen.shape[1], agent.actions, recipe.hidden).to(device)
@@ -239,6 +239,7 @@ def iterate(game: Game, seed: Sequence[int]) -> dict[str, float]:
     return row | {"steps": rollout.actions.size}
 
 
+@own_settings()
 def train(
     recipe: GailRecipe,
     demonstrations: Demonstrations,

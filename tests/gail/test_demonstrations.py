@@ -5,8 +5,11 @@ from dataclasses import replace
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from l2lkit.errors import InputError
+from l2lkit.gail.agent import scale_of
 from l2lkit.gail.demonstrations import SHIPPED, load
 from l2lkit.gail.game import train
 
@@ -57,6 +60,9 @@ def test_score_puts_chance_at_zero_and_the_expert_at_one():
         ({"ends": np.array([100, 50, 5000])}, "must rise"),
         ({"returns": np.array([500.0])}, "one return each"),
         ({"expert_returns": np.empty(0)}, "expert and of chance"),
+        ({"actions": np.array(["left"] * 5000)}, "actions must be an array of numbers"),
+        ({"ends": np.array([100.5, 5000])}, "must rise"),
+        ({"actions": 1}, r"shape \(M, 4\)"),
     ],
 )
 def test_demonstrations_that_do_not_fit_are_refused(cartpole, change, words):
@@ -82,3 +88,30 @@ def test_files_that_are_no_demonstrations_are_refused(tmp_path, cartpole):
         load("MountainCar-v0", tmp_path / "mine.npz")
     with pytest.raises(InputError, match="the recipe on MountainCar-v0"):
         train(tiny(environment="MountainCar-v0"), cartpole, seed=0)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int8, np.uint8, np.float32, list])
+def test_numbers_of_other_types_are_converted_and_played_with(cartpole, kind):
+    def other(values):
+        return values.tolist() if kind is list else values.astype(kind)
+
+    mine = replace(
+        cartpole,
+        actions=other(cartpole.actions),
+        observations=cartpole.observations.astype(np.float64),
+        ends=cartpole.ends.tolist() if kind is list else cartpole.ends.astype(np.int32),
+    )
+    assert mine.fingerprint == cartpole.fingerprint
+    train(tiny("GAIL", iterations=1), mine, seed=0)
+
+
+@given(value=st.floats(-1e6, 1e6, width=32))
+def test_a_feature_that_never_changes_is_not_blown_up(value):
+    """Standardised, another value is as far away as it is, in units of the constant one."""
+    rng = np.random.default_rng(0)
+    seen = np.stack([rng.normal(3, 2, 500), np.full(500, value)], 1).astype(np.float32)
+    mean, std = scale_of(seen)
+    np.testing.assert_allclose(std[0], seen[:, 0].std(), rtol=1e-6)
+    unit = abs(np.float32(value)) or 1
+    standardised = (seen + np.float32([0, unit]) - mean) / std
+    assert np.abs(standardised[:, 1]).max() < 1.01

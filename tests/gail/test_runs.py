@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -199,3 +201,26 @@ def test_stability_against_brute_force(curve):
 def test_stability_refuses_what_is_no_curve(curve):
     with pytest.raises(InputError, match="row of finite numbers"):
         stability(curve)
+
+
+PLAY = """
+import sys
+from dataclasses import replace
+from l2lkit.gail import game
+from l2lkit.gail.agent import PolicySettings
+from l2lkit.results import gail
+from l2lkit.runs.store import Store
+settings = {"iterations": 6, "hidden": (4, 4), "policy": PolicySettings(pairs=500, hidden=(16,))}
+game.SCALES["smoke"] = settings
+table = gail.curves(Store("smoke", device="cpu", output=sys.argv[1]), ["CartPole-v1"], ["GAIL"])
+print(table["return"].tolist())
+"""
+
+
+def test_two_at_once_play_in_one_folder(tmp_path):
+    command = [sys.executable, "-c", PLAY, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] == said[1][0] and len(list(tmp_path.rglob("record.json"))) == 1
