@@ -218,10 +218,24 @@ run_checks() {
     check "types (mypy)" "$python" -m mypy
     check "tests" "$python" -m pytest -q -n 2 --dist loadfile --ignore=tests/show/test_browser.py
     check "main job (smoke)" "$python" -m l2lkit run --profile smoke
-    check "notebooks (nbval)" env L2LKIT_PROFILE=smoke "$python" -m pytest -q --nbval-lax notebooks/
+    check "notebooks (nbval)" env L2LKIT_PROFILE=smoke "$python" -m pytest -q --nbval-lax \
+        --nbval-current-env notebooks/
     check "explorers (Chromium)" "$python" -m pytest -q -rs tests/show/test_browser.py
     printf '\n%s' "$summary"
     [ -z "$failed" ]
+}
+
+# The folder of this file, wherever it is called from and through whatever links.
+home() {
+    local file=${BASH_SOURCE[0]} target
+    while [ -L "$file" ]; do
+        target=$(readlink "$file")
+        case $target in
+            /*) file=$target ;;
+            *) file=$(dirname -- "$file")/$target ;;
+        esac
+    done
+    dirname -- "$file"
 }
 
 main() {
@@ -255,7 +269,8 @@ main() {
                     --device=auto | --device=cpu | --device=cuda) ;;
                     --profile=*) misuse "--profile is smoke, quick or paper, not '$value'" ;;
                     --device=*) misuse "--device is auto, cpu or cuda, not '$value'" ;;
-                    --data=/* | --output=/*) ;;
+                    --data= | --output=) misuse "$option needs a value" ;;
+                    --data=[/~]* | --output=[/~]*) ;; # ~ is the job's to expand
                     --data=* | --output=*) value=$caller/$value ;;
                     --only=* | --dataset=* | --seed=* | --seeds=*) ;;
                     *) misuse "unknown option $option" ;;
@@ -270,14 +285,19 @@ main() {
     done
     [ -z "$task" ] || [ ${#options[@]} -eq 0 ] || misuse "$task takes no other options"
 
-    cd "$(dirname "${BASH_SOURCE[0]}")"
+    exec 3>&2 # a trap has the redirections of what it interrupts
+    trap 'printf "\nrun_all.sh: interrupted; the same command goes on from here\n" >&3; exit 130' INT
+    trap 'printf "\nrun_all.sh: terminated; the same command goes on from here\n" >&3; exit 143' TERM
+    # What the user has set for other work must not reach in: where cd goes, other packages, and
+    # that pip puts packages elsewhere.
+    unset CDPATH PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
+    export PIP_USER=no PYTHONNOUSERSITE=1
+    cd -P -- "$(home)"
     setup
-    # Other kernels of the user must not stand in for the one in .venv.
-    export JUPYTER_PREFER_ENV_PATH=1
     case $task in
         --setup) echo "ready: .venv/bin/python" ;;
         --test) run_checks ;;
-        *) exec .venv/bin/python -m l2lkit run ${options[@]+"${options[@]}"} ;;
+        *) exec .venv/bin/python -m l2lkit run ${options[@]+"${options[@]}"} 3>&- ;;
     esac
 }
 

@@ -1,9 +1,12 @@
 """The pins agree with each other, and run_all.sh keeps its promises without installing."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -168,16 +171,20 @@ def test_unsuitable_python_is_named(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
-def test_options_reach_the_job(tmp_path):
-    """A .venv that looks finished, with a Python that only prints what it is asked."""
-    home, elsewhere = tmp_path / "home", tmp_path / "else where"
+def finished_venv(home, asked='printf "%s\\n" "$@"'):
+    """The script with a .venv that looks finished, whose Python only prints what it is asked."""
     (home / ".venv" / "bin").mkdir(parents=True)
-    elsewhere.mkdir()
     shutil.copy(SCRIPT, home)
     python = home / ".venv" / "bin" / "python"
-    python.write_text('#!/bin/sh\nif [ "$1" = - ]; then echo key; else printf "%s\\n" "$@"; fi\n')
+    python.write_text(f'#!/bin/sh\nif [ "$1" = - ]; then echo key; else {asked}; fi\n')
     python.chmod(0o755)
     (home / ".venv" / ".l2lkit-key").touch()
+
+
+def test_options_reach_the_job(tmp_path):
+    home, elsewhere = tmp_path / "home", tmp_path / "else where"
+    elsewhere.mkdir()
+    finished_venv(home)
 
     job = ["-m", "l2lkit", "run"]
     assert script(path=home / SCRIPT.name).stdout.split("\n")[:-1] == job
@@ -187,3 +194,67 @@ def test_options_reach_the_job(tmp_path):
     expected = ["--profile", "smoke", "--only", "01,05", "--data", f"{elsewhere}/my data.zip"]
     expected += ["--publish", "--retrain", "--output", "/some/where", "--seed", "3"]
     assert done.stdout.split("\n")[:-1] == job + expected
+    done = script("--data=~/x.zip", "--output", "~/out", path=home / SCRIPT.name)
+    assert done.stdout.split("\n")[3:-1] == ["--data", "~/x.zip", "--output", "~/out"]
+
+
+def test_the_script_goes_to_its_own_folder_and_keeps_the_users_settings_out(tmp_path):
+    """Called by a relative path with CDPATH set, by a link, and from a folder with a dash."""
+    mine, other = tmp_path / "mine" / "companion", tmp_path / "other" / "companion"
+    variables = "CDPATH PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER PYTHONNOUSERSITE"
+    shown = "; ".join(f'echo "{name}=${{{name}-}}"' for name in variables.split())
+    finished_venv(mine, f"pwd; {shown}")
+    (other / ".venv").mkdir(parents=True)  # another project, whose environment is to be left alone
+    (other / ".venv" / "theirs").touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "run").symlink_to("../mine/companion/run_all.sh")
+    (tmp_path / "mine" / "-e").symlink_to("companion")
+    environment = dict.fromkeys(variables.split(), str(tmp_path / "other")) | {
+        "PATH": os.environ["PATH"]
+    }
+    for path, here in (
+        ("companion/run_all.sh", tmp_path / "mine"),
+        ("bin/run", tmp_path),
+        ("./-e/run_all.sh", tmp_path / "mine"),
+    ):
+        done = script(path=path, cwd=here, env=environment)
+        folder, *values = done.stdout.splitlines()
+        assert folder == str(mine), done.stderr
+        assert values == [f"{name}=" for name in variables.split()[:5]] + [
+            "PIP_USER=no",
+            "PYTHONNOUSERSITE=1",
+        ]
+    assert [p.name for p in (other / ".venv").iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_set_up_says_so_in_one_sentence(tmp_path, number):
+    home = tmp_path / "home"
+    finished_venv(home)
+    (home / ".venv" / ".l2lkit-key").unlink()
+    slow = tmp_path / "uv"
+    slow.write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\nexec sleep 20\n")
+    slow.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        ["bash", str(home / SCRIPT.name), "--setup"], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert len(err.strip().splitlines()) == 1 and "goes on from here" in err
+
+
+def test_pip_set_to_install_for_the_user_does_not_stop_the_set_up(tmp_path):
+    """pip refuses that in a virtual environment; it looks at the setting before it looks for
+    packages."""
+    (tmp_path / "pip.conf").write_text("[install]\nuser = true\n[global]\nno-index = true\n")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    command = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "install", "no-such-package"]
+    environment = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PATH": os.environ["PATH"]}
+    for own, says in (({}, "'--user' install"), ({"PIP_USER": "no"}, "no-such-package")):
+        done = subprocess.run(command, env=environment | own, capture_output=True, text=True)
+        assert says in done.stderr and done.returncode == 1
