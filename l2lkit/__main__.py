@@ -3,14 +3,16 @@ recipes and published."""
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from l2lkit.errors import InputError
+from l2lkit.errors import InputError, fraction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
     some = "clean,fgsm,pgm-20,cw"
     names = f"from clean, fgsm, pgm-T, cw, cw-tanh, autoattack, random-N (default {some})"
     add("--attacks", default=some, metavar="A,B", help=names)
-    radius = "radius of the ball, as a fraction of the pixel range (default 0.031)"
-    add("--epsilon", type=float, default=0.031, metavar="E", help=radius)
+    radius = "radius of the ball, as a fraction of the pixel range, as 8/255 (default 0.031)"
+    add("--epsilon", type=fraction, default=0.031, metavar="E", help=radius)
     add("--images", type=int, metavar="N", help="first N test images only")
 
     words = "accuracy of recipes beside the published; empty where nothing is trained"
@@ -103,19 +105,27 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (0 fine, 1 a notebook failed, 2 bad input, 130
-    interrupted)."""
+    interrupted by Ctrl-C, 143 by SIGTERM)."""
     args = parser().parse_args(argv)
     try:
+        main_thread = threading.current_thread() is threading.main_thread()
+        if main_thread and "WORLD_SIZE" not in os.environ:  # torchrun ends its processes itself
+            signal.signal(signal.SIGTERM, _terminate)
         return _command(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        word, status = interrupt.args or ("Interrupted", 130)
+        print(f"\n{word}. The same command goes on from here.", file=sys.stderr)
+        return status
     except BrokenPipeError:  # as in `… | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise KeyboardInterrupt("Terminated", 143)
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -166,7 +176,8 @@ def _work(args: argparse.Namespace, device: str) -> int:
     if args.command == "train" and args.attacker:
         chosen = [own_attacker(recipe, args.attacker) for recipe in chosen]
     if args.command == "evaluate":
-        attacks = {name: attack_by_name(name, args.epsilon) for name in args.attacks.split(",")}
+        asked = [name.strip() for name in args.attacks.split(",")]
+        attacks = {name: attack_by_name(name, args.epsilon) for name in asked}
         if args.images is not None and args.images < 1:
             raise InputError(f"--images must be at least 1, not {args.images}.")
     store.prepare()

@@ -18,6 +18,15 @@ def whole_number(name: str, text: str) -> int:
         raise InputError(f"{name} must be a whole number, not '{text}'.") from None
 
 
+def fraction(text: str) -> float:
+    """A number, or two with / between them, as 8/255. ValueError if it is neither."""
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except ZeroDivisionError:
+        return math.inf
+
+
 def check_positive(**values: float) -> None:
     """Raise InputError unless all are finite and above 0, and those that count are whole."""
     for name, value in values.items():

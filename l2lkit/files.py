@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
 import warnings
@@ -12,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from filelock import FileLock
 
@@ -22,11 +25,13 @@ FREE_BYTES = 2 * 10**9
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+    """Let `write` fill a temporary file beside `path`, then move it there in one step. A process
+    that is killed meanwhile leaves that file, with its own number in the name, for `sweep`.
 
     Raises InputError if the directory cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    mark = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{mark}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -34,10 +39,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         with suppress(OSError):  # the parent may be a file: then there is nothing to remove
             temporary.unlink()
-        raise InputError(
-            f"Cannot write {path}: {error.strerror or error}; free some space or name another "
-            "directory with --output. Finished work is kept."
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"Cannot write {path}: {error.strerror or error}; free some space or name another "
+        "directory with --output. Finished work is kept."
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,10 +66,19 @@ def is_json(path: Path) -> bool:
     return True
 
 
+def sweep(directory: Path) -> None:
+    """Remove the temporary files below that killed processes of this machine left."""
+    left = re.compile(rf"\..+\.{re.escape(platform.node())}-(\d+)-[0-9a-f]{{8}}")
+    for path in directory.rglob(".*"):
+        if (named := left.fullmatch(path.name)) and not psutil.pid_exists(int(named[1])):
+            path.unlink(missing_ok=True)
+
+
 def check_writable(*directories: Path) -> None:
     """Raise InputError now, not after an hour, if results cannot be written, or FREE_BYTES are not
-    free."""
+    free. What a killed run left half written goes."""
     for directory in directories:
+        sweep(directory)
         probe = directory / ".can-write"
         write_text(probe, "")
         probe.unlink(missing_ok=True)  # another process may check too

@@ -58,7 +58,7 @@ BAD = [
     (("table", "plain"), {"seeds": 0}, "--seeds must be 1 or more, not 0"),
     (("evaluate", "plain", "grat"), {}, "Unknown recipe 'iclr2020/grat': choose"),
     (("train", "plain"), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
-    (("train", "plain"), {"data": "/does/not/exist"}, "There is no dataset 'tiny'"),
+    (("train", "plain"), {"data": "/does/not/exist"}, "There is no /does/not/exist: see"),
     (("run",), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
     (("evaluate", "plain", "--attacks=pgd-20"), {}, "Unknown attack 'pgd-20': choose clean"),
     (("evaluate", "plain", "--attacks=clean,"), {}, "Unknown attack '': choose clean"),
@@ -66,6 +66,8 @@ BAD = [
     (("evaluate", "plain", "--epsilon", "-1"), {}, "between 0 and 1"),
     (("evaluate", "plain", "--epsilon=nan"), {}, "between 0 and 1"),
     (("evaluate", "plain", "--epsilon=8"), {}, "8/255 is 0.031"),
+    (("evaluate", "plain", "--epsilon=8/0"), {}, "between 0 and 1"),
+    (("evaluate", "plain", "--epsilon=255/8"), {}, "between 0 and 1"),
     (("evaluate", "plain", "--images=0"), {}, "--images must be at least 1"),
     (("train", "plain"), {"profile": "fast"}, "Unknown profile 'fast': choose smoke, quick"),
     (("train", "plain"), {"device": "gpu"}, "choose auto, cpu or cuda"),
@@ -112,7 +114,16 @@ def test_an_image_folder_with_a_damaged_file(command, folder):
     assert re.fullmatch(r"error: test/r/\d+.png in [^\n]+replace or remove it.\n", err)
 
 
-@pytest.mark.parametrize("words", [[], ["fly"], ["train"], ["evaluate", "plain", "--epsilon=x"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["evaluate", "plain", "--epsilon=x"],
+        ["evaluate", "plain", "--epsilon=8/"],
+    ],
+)
 def test_a_wrong_usage_exits_with_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)
@@ -193,6 +204,13 @@ def test_train_then_evaluate(command, tmp_path):
     found = list((tmp_path / "out").rglob("correct-*.json"))
     assert len(found) == 2
     assert set(json.loads(found[0].read_text())["result"]) == {"clean", "fgsm", "pgm-2", "random-2"}
+
+
+def test_epsilon_as_a_fraction_and_attacks_with_spaces(command):
+    words = ("evaluate", "plain", "--epsilon")
+    _, plain, _ = command(*words, str(8 / 255), "--attacks=clean,fgsm,pgm-2")
+    status, out, err = command(*words, "8/255", "--attacks", "clean, fgsm , pgm-2")
+    assert (status, out, err) == (0, plain, "")
 
 
 def test_evaluate_at_epsilon_zero_is_the_clean_accuracy(command):

@@ -74,12 +74,15 @@ class Store:
         self.asked_seeds = seeds is not None
         if seeds is not None:
             self.profile = replace(self.profile, seeds=seeds)
-        self.dataset, self._data, self.seed = dataset, data, seed
+        if "" in (data, output):
+            raise InputError("--data and --output are empty: name a place, or leave them out.")
+        self.dataset, self.seed = dataset, seed
+        self._data = os.path.expanduser(data) if data else None
         self.device = machine.pick_device(device)
         if not machine.has_bfloat16(self.device):
             self.profile = replace(self.profile, precision="float32")
         self.on_progress = on_progress or (lambda what, share: None)
-        self.output = Path(output) if output else machine.default_output()
+        self.output = Path(os.path.expanduser(output)) if output else machine.default_output()
         self.runs = self.output / "runs" / profile
         self.figures = self.output / "figures" / f"{profile}-{dataset}"
         self.retrain = retrain

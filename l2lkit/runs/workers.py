@@ -3,10 +3,12 @@
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from graphlib import TopologicalSorter
@@ -15,6 +17,7 @@ from statistics import mean
 
 from tqdm import tqdm
 
+from l2lkit.errors import InputError
 from l2lkit.files import write_json
 from l2lkit.runs.machine import repository
 from l2lkit.runs.store import Store
@@ -119,19 +122,34 @@ def work_off(store: Store, tasks: Sequence[Task], workers: int) -> list[str]:
         try:
             while True:
                 while len(running) < workers and (task := start()):
-                    running[pool.submit(_in_worker, task.work)] = task
+                    running[_submit(pool, task.work)] = task
                 if not running:
                     break
                 bar.set_description_str(", ".join(task.words for task in running.values()))
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     finished(running.pop(future), *future.result())
-        except BaseException:
+        except BaseException as error:
             for process in multiprocessing.active_children():
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    "A worker process was killed, most often by the system when memory runs out: "
+                    "close other programs. The same command goes on from here."
+                ) from error
             raise
         pool.shutdown()
     return failed
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[Store], str | None]) -> Future:
+    """Hand the work to a process, which if it is new starts deaf to Ctrl-C: a terminal sends that
+    to all, and the run ends its workers itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_in_worker, work)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _worker: Store  # of a worker process

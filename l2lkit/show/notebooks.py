@@ -8,12 +8,16 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from tqdm import tqdm
 
 from l2lkit.errors import InputError
-from l2lkit.files import write_atomically
+from l2lkit.files import alone, cannot_write, is_json, write_atomically
 from l2lkit.runs.machine import repository
 from l2lkit.runs.store import Store
 
@@ -51,23 +55,51 @@ def executed(store: Store, path: Path) -> Path:
     return store.runs / "notebooks" / store.dataset / path.name
 
 
+class ThisPython(AsyncKernelManager):
+    """A kernel of the Python that runs this, whatever kernels the user has installed under the name
+    python3."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+
 def execute(store: Store, path: Path) -> str | None:
-    """Execute one notebook with papermill in this environment's kernel. Its name is returned if it
-    fails: the failure is shown and does not stop the others."""
+    """Execute one notebook with papermill in a kernel of this Python. Its name is returned if it
+    fails, also if its kernel dies: the failure is shown and does not stop the others. InputError if
+    it cannot be written."""
     target = executed(store, path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    making = target.parent / ".making" / path.stem / path.name  # so that it appears as a whole
+    with alone(making.parent):
+        try:
+            return _execute(store, path, making)
+        except OSError as error:
+            raise cannot_write(target, error) from error
+        finally:
+            if making.exists() and is_json(making):
+                making.replace(target)
+
+
+def _execute(store: Store, path: Path, making: Path) -> str | None:
     try:
         papermill.execute_notebook(
             path,
-            target,
+            making,
             parameters={"settings": store.parameters()},
             kernel_name="python3",
             progress_bar=False,
             cwd=path.parent,
+            kernel_manager_class=ThisPython,
             extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         tqdm.write(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
+        return path.stem
+    except DeadKernelError:
+        tqdm.write(
+            f"{path.name}: its kernel was killed, most often by the system when memory runs out; "
+            "close other programs and start the same command again."
+        )
         return path.stem
     return None
 

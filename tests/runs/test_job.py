@@ -1,5 +1,13 @@
 """The main job's plumbing: which notebooks, what fails, what is published."""
 
+import errno
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -190,3 +198,75 @@ def test_the_games_of_notebook_08_are_tasks_until_they_are_finished(store, monke
     }
     monkeypatch.setattr(gail, "finished", lambda *_: True)
     assert plan.imitation(store) == []
+
+
+def write_notebook(path, source):
+    language = {"language_info": {"name": "python"}}
+    parameters = new_code_cell("settings = {}", metadata={"tags": ["parameters"]})
+    cells = [parameters, new_code_cell(source)]
+    nbformat.write(new_notebook(cells=cells, metadata=language), path)
+
+
+def test_a_kernel_that_is_killed_is_named_and_does_not_stop_the_others(notebooks, store, capfd):
+    write_notebook(notebooks[0], "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert job.run(store) == 1
+    out = capfd.readouterr().out
+    assert "01_fails.ipynb: its kernel was killed" in out and "FAILED   01_fails;" in out
+    assert outputs(books.executed(store, notebooks[1])) == ["smoke\n"]
+    assert (store.runs / "report" / "index.html").exists()
+
+
+def test_notebooks_run_in_this_python_whatever_kernels_there_are(
+    notebooks, store, tmp_path, monkeypatch
+):
+    """Somebody's kernel python3, first on Jupyter's path, is another program."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    about = {"argv": ["/bin/false"], "display_name": "theirs", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(about))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    write_notebook(notebooks[1], "import sys; print(sys.executable)")
+    assert books.execute(store, notebooks[1]) is None
+    assert outputs(books.executed(store, notebooks[1])) == [f"{sys.executable}\n"]
+
+
+def test_a_notebook_that_cannot_be_written_leaves_the_last_one_alone(notebooks, store, monkeypatch):
+    assert books.execute(store, notebooks[1]) is None
+    before = books.executed(store, notebooks[1]).read_bytes()
+
+    def full(path, output, **_):
+        output.write_text('{"cells": [')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(books.papermill, "execute_notebook", full)
+    with pytest.raises(InputError, match="02_works.ipynb: No space left .* Finished work is kept"):
+        books.execute(store, notebooks[1])
+    assert books.executed(store, notebooks[1]).read_bytes() == before
+
+
+class Killed:
+    def __call__(self, store):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_one_sentence(store):
+    with pytest.raises(InputError, match="A worker process was killed.* goes on from here"):
+        work_off(store, [Task("a", "a", Killed()), Task("b", "b", Killed())], 2)
+
+
+def test_what_killed_processes_left_half_written_goes(store):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    store.prepare()
+    folder, node = store.runs / "models", platform.node()
+    folder.mkdir()
+    left = folder / f".record.json.{node}-{gone.pid}-0123abcd"
+    kept = [
+        folder / f".record.json.{node}-{os.getpid()}-0123abcd",  # being written
+        folder / ".record.json.elsewhere-1-0123abcd",
+        folder / ".lock",
+    ]
+    for path in (left, *kept):
+        path.write_text("")
+    files.check_writable(store.runs)
+    assert not left.exists() and all(path.exists() for path in kept)
