@@ -152,7 +152,7 @@ def _work(args: argparse.Namespace, device: str) -> int:
     from tqdm import tqdm
 
     from l2lkit import distributed, recipes
-    from l2lkit.files import check_writable
+    from l2lkit.files import check_place, check_writable
     from l2lkit.game.search import attack_by_name
     from l2lkit.results import tables
     from l2lkit.runs.store import Store
@@ -180,6 +180,9 @@ def _work(args: argparse.Namespace, device: str) -> int:
         attacks = {name: attack_by_name(name, args.epsilon) for name in asked}
         if args.images is not None and args.images < 1:
             raise InputError(f"--images must be at least 1, not {args.images}.")
+    check_place(store.output)
+    if args.command != "table" or args.train:
+        store.data  # noqa: B018  # what is wrong with them is said before anything is written
     store.prepare()
     check_writable(store.runs, store.figures)
     silent = distributed.rank() > 0 or None  # None: wherever no terminal looks on
@@ -215,15 +218,16 @@ def own_attacker(recipe: "Recipe", place: str) -> "Recipe":
     path, _, name = place.rpartition(":")
     if not recipe.learned:
         raise InputError(f"{recipe.name} trains against no learned attacker: take grad, say.")
-    if not path or not Path(path).is_file():
+    if not path or not os.path.isfile(path):
         raise InputError(f"--attacker takes FILE.py:NAME, as mine.py:Universal, not '{place}'.")
     # By its name, so that its classes know their module, and what they name in it can be read.
     spec = spec_from_file_location(Path(path).stem, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise InputError(f"--attacker takes FILE.py:NAME, and {path} is no .py file.")
     module = sys.modules[spec.name] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         words = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} cannot be imported ({words}): mend it first.") from error
     attacker = getattr(module, name, None)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 WHOLE = ("steps", "inner_steps", "draws", "epochs", "batch_size", "replays")
 
@@ -27,10 +28,15 @@ def fraction(text: str) -> float:
         return math.inf
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, and no text or truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_positive(**values: float) -> None:
     """Raise InputError unless all are finite and above 0, and those that count are whole."""
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
+        if not (is_number(value) and value > 0):
             raise InputError(f"{name} must be a positive number, not {value}.")
         if name in WHOLE and value % 1:
             raise InputError(f"{name} must be a whole number, not {value}.")
@@ -39,7 +45,7 @@ def check_positive(**values: float) -> None:
 def check_not_negative(**values: float) -> None:
     """Raise InputError unless all are finite and 0 or more."""
     for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
+        if not (is_number(value) and value >= 0):
             raise InputError(f"{name} must be 0 or more, not {value}.")
 
 

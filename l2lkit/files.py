@@ -74,6 +74,15 @@ def sweep(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_place(directory: Path) -> None:
+    """Raise InputError if the directory can plainly not be made or written, without making it."""
+    there = next(p for p in (directory, *directory.parents) if os.path.exists(p))
+    if not os.path.isdir(there):
+        raise cannot_write(directory, NotADirectoryError(f"{there} is no directory"))
+    if not os.access(there, os.W_OK):
+        raise cannot_write(directory, PermissionError(f"{there} is not yours to write"))
+
+
 def check_writable(*directories: Path) -> None:
     """Raise InputError now, not after an hour, if results cannot be written, or FREE_BYTES are not
     free. What a killed run left half written goes."""
@@ -108,6 +117,7 @@ def save_checkpoint(directory: Path, name: str, content: object) -> None:
             old.unlink()
 
 
+@torch.inference_mode(False)  # training goes on with these tensors, whatever the caller's mode
 def load_checkpoint(directory: Path, name: str) -> dict | None:
     """The newest undamaged checkpoint of that name, or None.
 

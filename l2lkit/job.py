@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from l2lkit.files import check_writable
+from l2lkit.files import check_place, check_writable
 from l2lkit.results.plan import GROUPS
 from l2lkit.runs.store import Store
 from l2lkit.runs.workers import Task, work_off
@@ -19,9 +19,10 @@ def run(store: Store, only: str | None = None, publish: bool = False) -> int:
     cannot be written or a disk without room, before any long work.
     """
     chosen = notebooks.select(only)
+    check_place(store.output)
+    data = store.data
     store.prepare()
     check_writable(store.runs, store.figures)
-    data = store.data
     workers, precision = store.workers(), store.recipe("plain").precision
     print(
         f"{data.title}: {len(data.train_images):,} training and {len(data.test_images):,} test "

@@ -3,6 +3,7 @@
 import math
 
 import pandas as pd
+import pytest
 import torch
 from scripts import load
 
@@ -131,3 +132,9 @@ def test_the_former_generator_saw_x_and_delta_together():
         torch.testing.assert_close(first, x + accumulated)
         assert (x + accumulated).min() >= 0 and (x + accumulated).max() <= 1
     assert accumulated.any() and delta.any()
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_ends_as_if_it_had_not_been():
+    outcome = load("kills").run(kills=2, only="01", longest=15, seed=0)
+    assert outcome["kills"] == 2 and not outcome["problems"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from l2lkit.errors import InputError, check_choice, check_not_negative, check_positive
+from l2lkit.errors import InputError, check_choice, check_not_negative, check_positive, is_number
 from l2lkit.game.identity import identity
 from l2lkit.game.solver import Attack, Shape, Solver
 
@@ -30,8 +30,15 @@ class Optimiser:
 
     def __post_init__(self) -> None:
         check_positive(lr=self.lr, decay=self.decay)
-        check_not_negative(clip=self.clip)
+        check_not_negative(clip=self.clip, momentum=self.momentum, weight_decay=self.weight_decay)
         check_choice(optimiser=(self.kind, ("sgd", "adam", "sign")))
+        shares = (self.momentum, *self.betas, *self.milestones)
+        if len(self.betas) != 2 or not all(is_number(s) and 0 <= s < 1 for s in shares):
+            raise InputError(
+                f"momentum, both betas and all milestones must be from 0 to below 1, not {shares}."
+            )
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov needs a momentum above 0.")
 
     def build(self, parameters: Iterable[nn.Parameter], ascend: bool) -> torch.optim.Optimizer:
         """torch's optimiser over the parameters, all of them in one kernel a step."""

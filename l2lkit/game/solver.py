@@ -14,7 +14,6 @@ What a caller may hand to it, and in which settings of torch, is seen to in one 
 """
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -26,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from l2lkit.errors import InputError
+from l2lkit.errors import InputError, is_number
 from l2lkit.game.guard import (
     Classifier,
     Guarded,
@@ -287,7 +286,7 @@ def gaussian(images: Tensor, deviation: float, generators: Generators) -> Tensor
 
 def check_epsilon(epsilon: float) -> None:
     """Raise InputError unless ε is a finite number in [0, 1]."""
-    if not (math.isfinite(epsilon) and 0 <= epsilon <= 1):
+    if not (is_number(epsilon) and 0 <= epsilon <= 1):
         raise InputError(
             f"ε must be between 0 and 1, as a fraction of the pixel range (8/255 is 0.031), "
             f"not {epsilon}."

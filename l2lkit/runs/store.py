@@ -15,6 +15,7 @@ import copy
 import json
 import os
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,14 +89,14 @@ class Store:
         self.retrain = retrain
         self.of_other_code: set[str] = set()  # results that were used and other code made
         self._models: dict[str, Model] = {}
-        if Path(dataset).name != dataset:
+        if not re.fullmatch(r"\w[\w .,+()-]{0,99}", dataset):
             raise InputError(
                 f"The dataset's name must be a plain word, not '{dataset}': --data takes the path."
             )
         if not 0 <= seed < 2**31:
             raise InputError(f"--seed must be 0 or more and below 2^31, not {seed}.")
-        if self.profile.seeds < 1:
-            raise InputError(f"--seeds must be 1 or more, not {seeds}.")
+        if not 1 <= self.profile.seeds <= 1000:
+            raise InputError(f"--seeds must be 1 or more and at most 1,000, not {seeds}.")
         self._check_layout()
 
     @classmethod
@@ -111,8 +112,10 @@ class Store:
 
     def _check_layout(self) -> None:
         mark = self.runs / "layout"
-        old = any((self.runs / part).is_dir() for part in ("models", "measurements", "gail"))
-        kept = mark.read_text().strip() if mark.is_file() else "1" if old else LAYOUT
+        old = any(os.path.isdir(self.runs / part) for part in ("models", "measurements", "gail"))
+        kept = "1" if old else LAYOUT
+        if os.path.isfile(mark):
+            kept = mark.read_text(errors="replace").strip()
         if kept != LAYOUT:
             raise InputError(
                 f"{self.runs} was written by another version of l2lkit (layout {kept}, this one "

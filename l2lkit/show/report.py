@@ -5,6 +5,7 @@ import base64
 import html
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import pandas as pd
@@ -40,7 +41,7 @@ def write(store: Store) -> Path:
         p.name for p in (store.runs / "notebooks").glob("*") if any(p.glob("*.ipynb"))
     )
     sections = [_section(store, directory, name) for name in datasets]
-    links = " ".join(f'<a href="#{name}">{html.escape(name)}</a>' for name in datasets)
+    links = " ".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in datasets)
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width'>"
@@ -53,13 +54,14 @@ def write(store: Store) -> Path:
 
 
 def _section(store: Store, directory: Path, dataset: str) -> str:
-    parts = [f'<h2 id="{dataset}">{html.escape(dataset)}</h2><p>Notebooks: ']
+    shown = html.escape(dataset)
+    parts = [f'<h2 id="{shown}">{shown}</h2><p>Notebooks: ']
     exporter = HTMLExporter()
     for path in sorted((store.runs / "notebooks" / dataset).glob("*.ipynb")):
         name = f"{dataset}-{path.stem}.html"
         body, _ = exporter.from_notebook_node(_described(nbformat.read(path, as_version=4)))
         write_text(directory / name, body)
-        parts.append(f'<a href="{name}">{html.escape(path.stem)}</a> ')
+        parts.append(f'<a href="{quote(name)}">{html.escape(path.stem)}</a> ')
     parts.append("</p>")
     if answers := said(store, dataset):
         items = "".join(
@@ -70,9 +72,9 @@ def _section(store: Store, directory: Path, dataset: str) -> str:
     if explorer.exists():
         content = html.escape(explorer.read_text(encoding="utf-8"))
         parts.append(
-            f'<h3>Explore</h3><p>As a file of its own: <a href="{explorer.name}">{explorer.name}'
-            f'</a>.</p><iframe title="Perturbation explorer, {dataset}" srcdoc="{content}">'
-            "</iframe>"
+            f'<h3>Explore</h3><p>As a file of its own: <a href="{quote(explorer.name)}">'
+            f"{html.escape(explorer.name)}</a>.</p>"
+            f'<iframe title="Perturbation explorer, {shown}" srcdoc="{content}"></iframe>'
         )
     figures = store.figures.parent / f"{store.profile.name}-{dataset}"
     for path in sorted(figures.glob("*.png")):
@@ -80,7 +82,7 @@ def _section(store: Store, directory: Path, dataset: str) -> str:
         image = base64.b64encode(path.read_bytes()).decode()
         caption = html.escape(about["caption"])
         parts.append(
-            f'<figure id="{dataset}-{path.stem}"><img alt="{caption}" '
+            f'<figure id="{shown}-{html.escape(path.stem)}"><img alt="{caption}" '
             f'src="data:image/png;base64,{image}"><figcaption>{caption}</figcaption>'
             f"{_provenance(about['provenance'])}</figure>"
         )
@@ -88,7 +90,7 @@ def _section(store: Store, directory: Path, dataset: str) -> str:
         about = json.loads(path.read_text())
         table = pd.DataFrame(about["rows"]).to_html(index=False, border=0, na_rep="", max_rows=60)
         parts.append(
-            f'<figure id="{dataset}-table-{path.stem}">'
+            f'<figure id="{shown}-table-{html.escape(path.stem)}">'
             f"<figcaption>{html.escape(about['caption'])}</figcaption>{table}"
             f"{_provenance(about['provenance'])}</figure>"
         )

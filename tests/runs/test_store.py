@@ -744,3 +744,25 @@ def test_memory_that_is_kept_is_not_fetched_page_by_page_again():
     printed = subprocess.check_output([sys.executable, "-c", FAULTS], env=environment, text=True)
     given_back, kept = printed.split()
     assert int(kept) < 5 * 2048 < 25 * 2048 < int(given_back)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_game_learns_and_goes_on_in_every_mode_of_the_caller(store, mode, monkeypatch):
+    """Nothing learnt, and stored as finished, was what came of no_grad."""
+    expected = store().model("grad", 1).key
+    for path in store().runs.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    keep = Store._keep_epoch
+
+    def stop(self, directory, seed, state):
+        keep(self, directory, seed, state)
+        if "grad" in str(directory) and state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with mode():
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_keep_epoch", stop)
+            with pytest.raises(KeyboardInterrupt):
+                store().model("grad", 1)
+        assert store().model("grad", 1).key == expected
