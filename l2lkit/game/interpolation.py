@@ -25,7 +25,6 @@ from l2lkit.game.solver import (
     Scale,
     Shape,
     Solver,
-    check_batch,
     check_epsilon,
     project,
     uniform,
@@ -107,8 +106,6 @@ class Interpolation(Solver):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
-
         def move(_: Tensor, gradient: Tensor) -> Tensor:
             return -self.epsilon * gradient.sign()
 
@@ -150,8 +147,6 @@ class InterpolationAttacker(Attacker):
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
-        check_batch(images, labels)
-
         def move(x: Tensor, gradient: Tensor) -> Tensor:
             gradient = gradient / gradient.abs().max().clamp(min=1e-30)
             return self.epsilon * self.network(torch.cat([x, gradient], 1)).tanh()

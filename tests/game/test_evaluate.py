@@ -10,6 +10,7 @@ from l2lkit.game import evaluate as evaluation
 from l2lkit.game.cw import CW, CWTanh
 from l2lkit.game.evaluate import correct, evaluate, trajectory, transfer
 from l2lkit.game.fixed import FGSM, PGM
+from l2lkit.game.interpolation import InterpolationAttacker
 from l2lkit.game.learned import GradAttacker, NaiveAttacker
 from l2lkit.game.search import RandomSearch
 from l2lkit.game.solver import Solver
@@ -50,6 +51,7 @@ ATTACKS = {
     "naive": lambda e: NaiveAttacker("2018", 3, e, 1 / 8).double(),
     "2-step": lambda e: GradAttacker("2018", 3, e, 1 / 8, steps=2).double(),
     "batch-max": lambda e: GradAttacker("2018", 3, e, 1 / 8, gradient="batch-max").double(),
+    "interpolation": lambda e: InterpolationAttacker("2018", 3, e, 1 / 8).double(),
 }
 
 

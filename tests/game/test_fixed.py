@@ -16,6 +16,7 @@ from torch import nn
 from l2lkit.errors import InputError
 from l2lkit.game.cw import CW, CWTanh, margin
 from l2lkit.game.fixed import FGSM, PGM
+from l2lkit.game.interpolation import Interpolation, InterpolationAttacker
 from l2lkit.game.learned import GradAttacker, NaiveAttacker
 from l2lkit.game.search import RandomSearch, attack_by_name
 from l2lkit.game.solver import input_gradient, project
@@ -37,6 +38,8 @@ ATTACKS = {
     "grad": learned(GradAttacker),
     "grad batch-max": learned(GradAttacker, gradient="batch-max"),
     "2-step": learned(GradAttacker, steps=2, gradient="none"),
+    "interpolation": lambda epsilon: Interpolation(epsilon=epsilon),
+    "2-step interpolation": learned(InterpolationAttacker, steps=2),
 }
 unit = st.floats(0, 1, width=32)
 batches = hnp.arrays(np.float32, (2, 3, 4, 4), elements=st.sampled_from([0.0, 1.0]) | unit)
