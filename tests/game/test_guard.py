@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -299,7 +300,9 @@ def test_every_entrance_says_so(batch):
                 enter(f)
 
 
-def programs(x):
+@cache
+def programs():
+    x = torch.rand(6, 3, 4, 4)
     scripted = torch.jit.script(copy.deepcopy(NET))
     any_number = ({0: torch.export.Dim.AUTO},)
     return {
@@ -318,7 +321,7 @@ def programs(x):
 def test_programs_and_functions_are_attacked_like_modules(name, batch):
     x, y = batch
     expected = perturb(NET, attack_of(name), x, y)
-    for kind, f in programs(x).items():
+    for kind, f in programs().items():
         delta = perturb(f, attack_of(name), x, y)
         assert in_the_ball(delta, x, 0.05), kind
         if not name.startswith("cw"):  # Adam makes much of a gradient's last digits
