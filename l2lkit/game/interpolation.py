@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from l2lkit.errors import InputError, check_choice, check_positive
 from l2lkit.game.networks import NETWORKS, make_network
+from l2lkit.game.padding import at_any_size
 from l2lkit.game.solver import (
     Attacker,
     Generators,
@@ -114,7 +115,7 @@ class Interpolation(Solver):
     def play(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Play:
         classes = last_layer(classifier).out_features
         soft = soft_labels(labels, classes, self.weight, images)
-        return Play(images, soft, self(classifier, images, labels))
+        return Play(images, soft, super().play(classifier, images, labels).delta)
 
 
 class InterpolationAttacker(Attacker):
@@ -138,7 +139,7 @@ class InterpolationAttacker(Attacker):
         super().__init__(epsilon)
         check_positive(steps=steps)
         self.steps, self.weight = steps, weight
-        self.network = make_network(network, 2 * channels, channels, width)
+        self.network = at_any_size(make_network(network, 2 * channels, channels, width))
 
     @property
     def passes(self) -> int:
@@ -154,7 +155,7 @@ class InterpolationAttacker(Attacker):
         yield from walk(classifier, images, generators, self.epsilon, self.steps, move)
 
     def play(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Play:
-        delta = self(classifier, images, labels)
+        delta = super().play(classifier, images, labels).delta
         with torch.no_grad():
             targets = features(classifier, images.flip(0))
         apart = distance(classifier, images + delta, targets).mean()
