@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from l2lkit.checks import Subject as Subject
+    from l2lkit.checks import check as check
     from l2lkit.data import Dataset as Dataset
     from l2lkit.data import load as load
     from l2lkit.diverse.generator import Diverse as Diverse
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {  # where each public name lives
     "Subject": "checks",
+    "check": "checks",
     "Dataset": "data",
     "load": "data",
     "Diverse": "diverse.generator",

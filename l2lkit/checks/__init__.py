@@ -10,11 +10,24 @@ Everything takes a `Subject`: a classifier, images and labels, and no store.
     subject = Subject(classifier, images, labels)
     numbers = examine(subject, Budget(images=1000, fewer=200))
     verdicts(numbers)                       "holds", "fails", "mixed", item by item
+    check(classifier, images, labels)       all of it, and a look before any attack, in one frame
 """
 
 from l2lkit.checks.attacks import Budget
 from l2lkit.checks.evidence import examine
+from l2lkit.checks.examination import Examination, check, full_check
 from l2lkit.checks.items import ITEMS, about, overview, verdicts
 from l2lkit.checks.subject import Subject
 
-__all__ = ["ITEMS", "Budget", "Subject", "about", "examine", "overview", "verdicts"]
+__all__ = [
+    "ITEMS",
+    "Budget",
+    "Examination",
+    "Subject",
+    "about",
+    "check",
+    "examine",
+    "full_check",
+    "overview",
+    "verdicts",
+]

@@ -20,21 +20,45 @@ WORST = ("PGM-20", "PGM-100", "CW")
 @dataclass(frozen=True)
 class Budget:
     """How many images the tables and the sweeps take (None: all), how many draws random search
-    has, and which AutoAttack is run (None: none)."""
+    has, which AutoAttack is run (None: none), and the ε of the threat model, which radii and step
+    sizes follow in proportion."""
 
     images: int | None = None
     fewer: int | None = None
     draws: int = 10_000
     autoattack: AutoAttack | None = None
+    epsilon: float = EPSILON
+
+    def pgm(self, steps: int = 20, step_size: float = 0.003) -> PGM:
+        """PGM with this step size at 0.031."""
+        return PGM(epsilon=self.epsilon, steps=steps, step_size=self.scaled(step_size))
+
+    def scaled(self, length: float) -> float:
+        """What `length` at 0.031 is at this ε, at most 1."""
+        return self.epsilon if length == EPSILON else min(length * (self.epsilon / EPSILON), 1.0)
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """ε from 0 to four times that of the threat model."""
+        return tuple(self.scaled(e) for e in EPSILONS)
+
+    @property
+    def large(self) -> tuple[float, ...]:
+        """ε beyond these, up to 1."""
+        return tuple(e for e in LARGE if e > self.radii[-1])
+
+    @property
+    def step_sizes(self) -> tuple[float, ...]:
+        return tuple(self.scaled(s) for s in STEP_SIZES)
 
 
-def auto_attack(standard: bool, classes: int) -> AutoAttack | None:
+def auto_attack(standard: bool, classes: int, epsilon: float = EPSILON) -> AutoAttack | None:
     """AutoAttack's standard version, or a small one with two targets, 100 queries of Square and no
     FAB, which its label says. With fewer than four classes FAB takes the place of the targeted
     APGD. None where the library is not installed."""
     if not autoattack_installed():
         return None
-    attack = AutoAttack(epsilon=EPSILON)
+    attack = AutoAttack(epsilon=epsilon)
     if not standard:
         attack = replace(attack, attacks=("apgd-ce", "apgd-t", "square"), targets=2, queries=100)
     if classes < 4:
@@ -43,10 +67,11 @@ def auto_attack(standard: bool, classes: int) -> AutoAttack | None:
 
 
 def white_box_attacks(budget: Budget) -> dict[str, Solver | None]:
-    """Clean, FGSM, PGM for every number of steps, CW and random search, at ε = 0.031."""
-    pgm = {f"PGM-{t}": PGM(epsilon=EPSILON, steps=t) for t in STEPS}
-    last = {"CW": CW(epsilon=EPSILON), "Random": RandomSearch(epsilon=EPSILON, draws=budget.draws)}
-    return {"Clean": None, "FGSM": FGSM(epsilon=EPSILON), **pgm, **last}
+    """Clean, FGSM, PGM for every number of steps, CW and random search, at the budget's ε."""
+    e = budget.epsilon
+    pgm = {f"PGM-{t}": budget.pgm(t) for t in STEPS}
+    last = {"CW": CW(epsilon=e), "Random": RandomSearch(epsilon=e, draws=budget.draws)}
+    return {"Clean": None, "FGSM": FGSM(epsilon=e), **pgm, **last}
 
 
 def pgm_at(epsilon: float, steps: int = 10) -> PGM:
@@ -59,9 +84,9 @@ def all_attacks(budget: Budget) -> dict[str, Solver]:
     """Every attack of the checklist that is the same for all models, by label: those of the
     white-box table, PGM with other steps, radii and step sizes, and AutoAttack."""
     table = {name: attack for name, attack in white_box_attacks(budget).items() if attack}
-    table["PGM-500"] = PGM(epsilon=EPSILON, steps=LONG[-1])
-    table |= {f"PGM-20, step {s:g}": PGM(epsilon=EPSILON, step_size=s) for s in STEP_SIZES}
-    table |= {f"PGM-10, ε = {e:g}": pgm_at(e) for e in (*EPSILONS[1:], *LARGE)}
+    table["PGM-500"] = budget.pgm(LONG[-1])
+    table |= {f"PGM-20, step {budget.scaled(s):g}": budget.pgm(step_size=s) for s in STEP_SIZES}
+    table |= {f"PGM-10, ε = {e:g}": pgm_at(e) for e in (*budget.radii[1:], *budget.large)}
     table["PGM-100, ε = 1"] = pgm_at(1, 100)
     if budget.autoattack:
         table[budget.autoattack.label] = budget.autoattack

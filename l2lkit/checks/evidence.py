@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from l2lkit.checks import measures
 from l2lkit.checks.attacks import (
-    EPSILON,
-    EPSILONS,
-    LARGE,
     LONG,
     STEP_SIZES,
     STEPS,
@@ -24,6 +21,7 @@ from l2lkit.checks.attacks import (
 )
 from l2lkit.checks.items import Quantity
 from l2lkit.checks.subject import Right, Subject
+from l2lkit.errors import InputError
 from l2lkit.game import evaluate
 from l2lkit.game.autoattack import AutoAttack
 from l2lkit.game.cw import CW
@@ -73,9 +71,10 @@ def quantities(
         bounds = measures.after_autoattack(subject, budget, left)
         size, outside = max(size, bounds["size"]), max(outside, bounds["outside"])
     few = min(CHECKED, count)
-    yield Quantity("largest δ", size / EPSILON, few)
+    yield Quantity("ε", budget.epsilon, count)
+    yield Quantity("largest δ", size / budget.epsilon, few)
     yield Quantity("outside", outside, few)
-    yield Quantity("beyond", max(size / EPSILON - 1, outside), few)
+    yield Quantity("beyond", max(size / budget.epsilon - 1, outside), few)
     for name in ("different", "flat", "random climbs", "turns"):
         yield Quantity(name, probe[name], count)
     yield Quantity("error", probe["error"], few)
@@ -85,7 +84,7 @@ def quantities(
     yield Quantity("not rebuilt", sum(not rebuilt(a) for a in everything), count)
     yield from _from_sweeps(subject, budget, right)
 
-    run = measures.long_run(subject, max(1, count // 4))
+    run = measures.long_run(subject, budget, max(1, count // 4))
     n = max(1, count // 4)
     loss, accuracy = (dict(zip(LONG, run[what], strict=True)) for what in ("loss", "accuracy"))
     for t in (100, 500):
@@ -93,7 +92,7 @@ def quantities(
         yield Quantity(f"long PGM-{t}", accuracy[t], n)
     yield Quantity("after 100", round(n * (accuracy[100] - accuracy[500])), n)
     single = right["PGM-20"][:count]
-    best = single & measures.from_other_starts(subject, budget.fewer).all(0)
+    best = single & measures.from_other_starts(subject, budget).all(0)
     yield Quantity("one start", single.mean(), count)
     yield Quantity("all starts", best.mean(), count)
     yield Quantity("restarts gain", (single & ~best).sum(), count)
@@ -146,7 +145,7 @@ def from_table(right: Right) -> Iterator[Quantity]:
 def _from_sweeps(subject: Subject, budget: Budget, right: Right) -> Iterator[Quantity]:
     n = subject.count(budget.fewer)
     accuracy = large_epsilon(subject, budget)
-    for label, epsilon in (("ε zero", 0.0), ("ε papers", EPSILON), ("ε one", 1.0)):
+    for label, epsilon in (("ε zero", 0.0), ("ε papers", budget.epsilon), ("ε one", 1.0)):
         yield Quantity(label, accuracy[epsilon], n)
     values = list(accuracy.values())
     yield Quantity("rise over ε", round(n * max(np.diff(values))), n)
@@ -156,8 +155,9 @@ def _from_sweeps(subject: Subject, budget: Budget, right: Right) -> Iterator[Qua
     if left:
         left = np.logical_and.reduce(list(measures.unbounded(subject, n).values())).sum()
     yield Quantity("unfooled", left, n)
-    sizes = {str(s): PGM(epsilon=EPSILON, step_size=s) for s in STEP_SIZES if s != 0.003}
+    sizes = {str(s): budget.pgm(step_size=s) for s in STEP_SIZES[1:]}
     tried = subject.correct(sizes, n) | {"0.003": right["PGM-20"][:n]}
+    yield Quantity("smallest step", budget.step_sizes[0], n)
     counts = [alive.sum() for alive in tried.values()]
     yield Quantity("PGM-20 there", tried["0.003"].mean(), n)
     yield Quantity("best step", min(counts) / n, n)
@@ -174,7 +174,9 @@ def large_epsilon(subject: Subject, budget: Budget) -> dict[float, float]:
     images, and this one 33 %. Both reach 0.
     """
     accuracy: dict[float, float] = {}
-    for epsilons in (EPSILONS, LARGE):
+    for epsilons in (budget.radii, budget.large):
+        if not epsilons:
+            continue
         found = measures.against_epsilon(subject, epsilons, budget.fewer)
         accuracy |= {e: found["PGM-10", e] for e in epsilons}
     return accuracy
@@ -193,9 +195,16 @@ def _probe(subject: Subject, budget: Budget, own: Solver | None) -> dict[str, An
         few, few_labels = x[:CHECKED], y[:CHECKED]
         with evaluate.evaluating(subject.classifier, labels=y) as f:
             parts = [slice(i, i + 100) for i in range(0, len(x), 100)]
-            seen = torch.cat([_look(f, x[part], y[part], rng[part]) for part in parts], 1)
-            near = (few + uniform(few, EPSILON, rng[:CHECKED])).clamp(0.001, 0.999)
-            errors = gradient_errors(f, near, seed=subject.seed)
+            looks = [_look(f, x[part], y[part], rng[part], budget.epsilon) for part in parts]
+            seen = torch.cat(looks, 1)
+            near = (few + uniform(few, budget.epsilon, rng[:CHECKED])).clamp(0.001, 0.999)
+            try:
+                errors = gradient_errors(f, near, seed=subject.seed)
+            except (
+                RuntimeError,
+                InputError,
+            ):  # a saved program, say, has no other precision than its own
+                errors = torch.full((few.shape[0],), float("nan"))
         different, flat, climbs, turns = seen.sum(1).tolist()
         deltas = [
             evaluate.perturb(subject.classifier, a, few, few_labels, seed=subject.seed)
@@ -217,14 +226,16 @@ def _probe(subject: Subject, budget: Budget, own: Solver | None) -> dict[str, An
     return subject.measured("probe", settings, compute)
 
 
-def _look(f: nn.Module, x: Tensor, y: Tensor, rng: Sequence[torch.Generator]) -> Tensor:
+def _look(
+    f: nn.Module, x: Tensor, y: Tensor, rng: Sequence[torch.Generator], epsilon: float
+) -> Tensor:
     """Of each image (4, N): do its logits differ between two passes, is the loss's gradient zero,
     does the loss climb no higher towards x + ε sign ∇ₓℓ than towards x + ε r, with r random signs,
     and does it on the first way turn back before the end."""
     gradient = input_gradient(f, x, y)
     ways = []
     for direction in (gradient.sign(), uniform(x, 1.0, rng).sign()):
-        steps = [EPSILON * i / 8 for i in range(1, 9)]
+        steps = [epsilon * i / 8 for i in range(1, 9)]
         ways.append(torch.stack([evaluate.losses(f, x + s * direction, y) for s in steps]))
     along, across = ways
     different, flat = (f(x) != f(x)).any(1), ~gradient.flatten(1).any(1)

@@ -11,6 +11,7 @@ from torch import nn
 from l2lkit.checks.attacks import EPSILON, LONG, WORST, Budget, pgm_at, white_box_attacks
 from l2lkit.checks.subject import Right, Subject
 from l2lkit.game import evaluate
+from l2lkit.game.autoattack import AutoAttack, flags
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.solver import Solver, input_gradient, uniform
 
@@ -56,19 +57,24 @@ def survivors(
 
 
 def after_autoattack(subject: Subject, budget: Budget, left: list[int]) -> dict[str, Any]:
-    """AutoAttack on these of the images: `right` on each, the largest |δ| and how far x + δ leaves
-    [0, 1]."""
-    attack = budget.autoattack
-    assert attack is not None
+    """The budget's AutoAttack on these of the images, as in `after`."""
+    assert budget.autoattack is not None
+    return after(subject, budget.autoattack, left)
+
+
+def after(subject: Subject, attack: AutoAttack, left: list[int]) -> dict[str, Any]:
+    """AutoAttack on these of the images: `right` on each, the largest |δ|, how far x + δ leaves
+    [0, 1], and what its own checks say of the classifier (`flags`)."""
 
     def compute() -> dict[str, Any]:
         if not left:
-            return {"right": [], "size": 0.0, "outside": 0.0}
+            return {"right": [], "size": 0.0, "outside": 0.0, "flags": []}
         x, y = subject.images[left], subject.labels[left]
-        delta = evaluate.perturb(subject.classifier, attack, x, y, seed=subject.seed)
+        with flags() as said:
+            delta = evaluate.perturb(subject.classifier, attack, x, y, seed=subject.seed)
         attacked = (x + delta).clamp(0, 1)
         right = evaluate.trajectory(subject.classifier, None, attacked, y).correct[0]
-        return {"right": right.int().tolist()} | bounds(x, delta)
+        return {"right": right.int().tolist(), "flags": said} | bounds(x, delta)
 
     return subject.measured("autoattack", [attack.key(), left], compute)
 
@@ -80,9 +86,9 @@ def bounds(images: torch.Tensor, delta: torch.Tensor) -> dict[str, float]:
     return {"size": delta.abs().max().item(), "outside": outside}
 
 
-def long_run(subject: Subject, count: int) -> dict[str, list[float]]:
+def long_run(subject: Subject, budget: Budget, count: int) -> dict[str, list[float]]:
     """One run of PGM-500: loss (mean over images) and accuracy at each of the steps `LONG`."""
-    attack, (x, y) = PGM(epsilon=EPSILON, steps=LONG[-1]), subject.first(count)
+    attack, (x, y) = budget.pgm(LONG[-1]), subject.first(count)
 
     def compute() -> dict[str, list[float]]:
         f = subject.classifier
@@ -93,9 +99,9 @@ def long_run(subject: Subject, count: int) -> dict[str, list[float]]:
     return subject.measured("long-run", [attack.key(), LONG, count], compute)
 
 
-def from_other_starts(subject: Subject, count: int | None) -> NDArray[np.bool_]:
+def from_other_starts(subject: Subject, budget: Budget) -> NDArray[np.bool_]:
     """Whether the classifier is right under PGM-20 from other random starts (RESTARTS − 1, N)."""
-    (x, y), pgm = subject.first(count), PGM(epsilon=EPSILON)
+    (x, y), pgm = subject.first(budget.fewer), budget.pgm()
 
     def compute() -> list[list[int]]:
         starts = [subject.seed + 1000 * i for i in range(1, RESTARTS)]
@@ -112,7 +118,9 @@ def unbounded(subject: Subject, count: int) -> Right:
     return subject.correct({"PGM-10": pgm_at(1), "PGM-100": pgm_at(1, 100)}, count)
 
 
-def loss_surface(subject: Subject, index: int, points: int = 25) -> dict[str, NDArray]:
+def loss_surface(
+    subject: Subject, index: int, points: int = 25, epsilon: float = EPSILON
+) -> dict[str, NDArray]:
     """The loss on a plane through one image: a ε sign ∇ₓℓ + b ε r with a and b in [−1, 1] and r
     random signs, pixels kept in [0, 1]: `a`, `b` and `loss`, each (points²,)."""
     x, y = subject.images[index : index + 1], subject.labels[index : index + 1]
@@ -124,11 +132,11 @@ def loss_surface(subject: Subject, index: int, points: int = 25) -> dict[str, ND
         with evaluate.evaluating(f, labels=y) as f:
             sign, signs = input_gradient(f, x, y).sign(), uniform(x, 1.0, rng).sign()
             across, along = (torch.from_numpy(g).to(x).view(-1, 1, 1, 1) for g in (b, a))
-            plane = x + EPSILON * (along * sign + across * signs)
+            plane = x + epsilon * (along * sign + across * signs)
             losses = [evaluate.losses(f, part, y.expand(len(part))) for part in plane.split(128)]
         return torch.cat(losses).tolist()
 
-    loss = subject.measured("surface", [index, points], compute)
+    loss = subject.measured("surface", [index, points, epsilon], compute)
     return {"a": a.ravel(), "b": b.ravel(), "loss": np.array(loss)}
 
 

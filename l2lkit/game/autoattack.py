@@ -2,8 +2,10 @@
 
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 from l2lkit.errors import InputError, check_positive
 from l2lkit.game.solver import Generators, Solver, check_epsilon, project
 
+LOG = logging.getLogger("auto-attack")  # the library's
+LOG.addHandler(logging.NullHandler())
+LOG.propagate = False  # whoever wants to read what it says asks for `flags`
 INSTALL = "AutoAttack is not installed: pip install 'l2lkit[autoattack]' adds it."
 
 
@@ -91,7 +96,6 @@ class AutoAttack(Solver):
             adversary.apgd_targeted.n_target_classes = min(self.targets, classes - 1)
             adversary.fab.n_target_classes = min(self.targets, classes - 1)
             adversary.square.n_queries = self.queries
-            logging.getLogger("auto-attack").setLevel(logging.ERROR)
             try:
                 adversarial, _ = adversary.run_standard_evaluation(
                     images, labels, batch_size=len(images)
@@ -99,6 +103,28 @@ class AutoAttack(Solver):
             finally:
                 sys.settrace(trace)
         yield project(adversarial - images, images, self.epsilon)
+
+
+@contextmanager
+def flags() -> Iterator[list[str]]:
+    """Inside, what AutoAttack's own checks say of the classifiers it attacks is added to the list:
+    each sentence once, with the numbers it first had."""
+    said: list[str] = []
+    known: set[str] = set()
+    handler = logging.Handler(logging.WARNING)
+
+    def emit(record: logging.LogRecord) -> None:
+        sentence = record.getMessage().split(" See ")[0]  # of a file that is not here
+        if (kind := re.sub(r"[\d.]+", "", sentence)) not in known:
+            known.add(kind)
+            said.append(sentence)
+
+    handler.emit = emit  # type: ignore[method-assign]  # a function for a class
+    LOG.addHandler(handler)
+    try:
+        yield said
+    finally:
+        LOG.removeHandler(handler)
 
 
 def autoattack_installed() -> bool:

@@ -78,7 +78,7 @@ def long_run(
     count = max(1, len(store.images(store.budget.fewer)[0]) // 4)
     frames = []
     for model in store.models(names, seeds):
-        run = measures.long_run(store.subject(model), count)
+        run = measures.long_run(store.subject(model), store.budget, count)
         frames.append(pd.DataFrame(row_of(model) | {"steps": LONG} | run | {"images": count}))
     return pd.concat(frames, ignore_index=True)
 

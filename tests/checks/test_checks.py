@@ -87,7 +87,7 @@ def test_settings_that_are_printed_make_the_attack_again():
 
 def test_an_item_can_show_only_what_is_measured():
     with pytest.raises(AssertionError, match="nothing measures"):
-        Item("topic", "typo", "us", "{Claen:.0%}", "flat", items.slack)
+        Item("topic", "typo", "us", "{Claen:.0%}", "flat", items.slack, "")
 
 
 def test_gradients_against_finite_differences():
@@ -157,7 +157,7 @@ def test_counts_of_a_table_by_hand():
 
 
 SHOWN = "share {Clean:.0%}, {flat:.3g} images"
-RULE = Item("topic", "rule", "us", SHOWN, "flat", items.slack)
+RULE = Item("topic", "rule", "us", SHOWN, "flat", items.slack, "")
 
 
 def frame(rows):
