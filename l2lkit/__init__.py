@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from l2lkit.recipes import recipe as recipe
     from l2lkit.runs.model import Model as Model
     from l2lkit.runs.store import Store as Store
+    from l2lkit.show.explorer import explore as explore
 
 _HOMES = {  # where each public name lives
     "Subject": "checks",
@@ -60,6 +61,7 @@ _HOMES = {  # where each public name lives
     "recipe": "recipes",
     "Model": "runs.model",
     "Store": "runs.store",
+    "explore": "show.explorer",
 }
 __all__ = list(_HOMES)
 

@@ -1,5 +1,5 @@
-"""Command line: `python -m l2lkit COMMAND`, with run, train, evaluate, table, demonstrations,
-recipes and published."""
+"""Command line: `python -m l2lkit COMMAND`, with run, train, evaluate, table, check, attack,
+demonstrations, recipes and published."""
 
 import argparse
 import os
@@ -8,11 +8,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from l2lkit.errors import InputError, fraction
+from l2lkit.own import options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,11 +58,14 @@ def parser() -> argparse.ArgumentParser:
     add("--publish", action="store_true", help=words)
 
     words = "train one recipe at the profile's scale and print its log"
-    add = commands.add_parser("train", parents=[shared], help=words).add_argument
+    train = commands.add_parser("train", parents=[shared], help=words)
+    add = train.add_argument
     names = (
         "a name from `recipes`: iclr2020/grad as printed, grad@code as the authors' code has it, "
+        "grad as recommended (iclr2020/grad@ours); with --recipe the SPEC of your own classifier: "
     )
-    add("recipe", help=names + "grad as recommended (iclr2020/grad@ours)")
+    add("recipe", metavar="RECIPE|SPEC", help=names + options.SPEC)
+    options.add_training(train)
     own = "your own attacker, any callable (shape, classes) -> l2lkit.Attacker, for the recipe's"
     add("--attacker", metavar="FILE.py:NAME", help=own)
 
@@ -83,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--train", action="store_true", help="train the models that are not there")
     words = "attacks made on surrogates of another seed, in place of the white box"
     table.add_argument("--black-box", action="store_true", help=words)
+
+    options.add_commands(commands)
 
     words = "train the experts of notebook 08 and record their demonstrations again"
     add = commands.add_parser("demonstrations", help=words).add_argument
@@ -104,8 +108,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status (0 fine, 1 a notebook failed, 2 bad input, 130
-    interrupted by Ctrl-C, 143 by SIGTERM)."""
+    """Run a command; returns the exit status (0 fine, 1 a notebook or an item of `check` failed, 2
+    bad input, 130 interrupted by Ctrl-C, 143 by SIGTERM)."""
     args = parser().parse_args(argv)
     try:
         main_thread = threading.current_thread() is threading.main_thread()
@@ -144,6 +148,14 @@ def _command(args: argparse.Namespace) -> int:
         return 0
     if args.command == "demonstrations":
         return _demonstrations(args)
+    if args.command == "train" and args.own:
+        from l2lkit.own import training
+
+        return training.train(args)
+    if args.command in ("check", "attack"):
+        from l2lkit.own import commands
+
+        return (commands.check if args.command == "check" else commands.attack)(args)
     with distributed.group(pick_device(args.device)) as device:
         return _work(args, str(device))
 
@@ -214,23 +226,16 @@ def own_attacker(recipe: "Recipe", place: str) -> "Recipe":
     """The recipe with the attacker at FILE.py:NAME in the place of its own. InputError if there is
     none, or the recipe trains against nothing that learns."""
     from l2lkit.game.solver import Solver
+    from l2lkit.own.loading import module_at
 
     path, _, name = place.rpartition(":")
     if not recipe.learned:
         raise InputError(f"{recipe.name} trains against no learned attacker: take grad, say.")
     if not path or not os.path.isfile(path):
         raise InputError(f"--attacker takes FILE.py:NAME, as mine.py:Universal, not '{place}'.")
-    # By its name, so that its classes know their module, and what they name in it can be read.
-    spec = spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
+    if not path.endswith(".py"):
         raise InputError(f"--attacker takes FILE.py:NAME, and {path} is no .py file.")
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        words = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} cannot be imported ({words}): mend it first.") from error
-    attacker = getattr(module, name, None)
+    attacker = getattr(module_at(path), name, None)
     if not callable(attacker) or isinstance(attacker, Solver):
         raise InputError(
             f"{path} has no '{name}' that makes an attacker: it must be callable as "

@@ -51,7 +51,8 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
 )
 def test_its_commands_parse(line):
     args = vars(parser().parse_args(shlex.split(line, comments=True)))
-    for name in [args["recipe"]] if args.get("recipe") else args.get("recipes", []):
+    own = args.pop("own", None)  # then the recipe is that, and the first word a classifier
+    for name in [own or args["recipe"]] if args.get("recipe") else args.get("recipes", []):
         recipes.recipe(name)
 
 

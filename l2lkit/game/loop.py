@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -53,9 +54,9 @@ class Players:
         """New players for the data's classes, channels and size; torch's seed decides weights.
         Who is not to `learn` has no optimisers, the first of which takes two seconds to import."""
         channels, *plane = data.train_images.shape[1:]
-        classifier = _placed(
-            make_classifier(recipe.classifier, data.num_classes, channels, plane[1]), device
-        )
+        name = recipe.classifier
+        make = name if callable(name) else partial(make_classifier, name)
+        classifier = _placed(make(data.num_classes, channels, plane[1]), device)
         players = cls(recipe, classifier, None, {})
         if recipe.optimiser and learn:
             theta = classifier.parameters()

@@ -1,7 +1,7 @@
 """A game as data: who plays, with which optimisers, for how long."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -83,6 +83,8 @@ class Recipe:
     θ against the same perturbation, as the papers' algorithms do; "alternating" gives each player
     a turn with passes of its own, as the authors' code does. They are `step`, `step_as_printed`
     and `step_in_turns` of `l2lkit.game.loop`.
+    `classifier` is a name of `classifiers.make_classifier`, or what makes one of one's own from
+    the number of classes, of channels and the images' width.
     `clean_weight` adds that multiple of the clean loss (the 2018 version steps on clean and on
     adversarial batches; FGSM and PGM Net of v2 do too). `trades` is the β of TRADES (Zhang et al.
     2019, equation 5): where positive, the loss is the clean one plus β KL(f(x) ‖ f(x + δ)).
@@ -93,7 +95,7 @@ class Recipe:
     defence: str
     source: str
     attack: Attack | None
-    classifier: str = "wrn-34-10"
+    classifier: str | Callable[[int, int, int], nn.Module] = "wrn-34-10"
     epochs: int = 100
     batch_size: int = 128
     optimiser: Optimiser | None = Optimiser(milestones=(0.3, 0.6, 0.9))
@@ -142,11 +144,14 @@ class Recipe:
 
     def key(self) -> dict[str, Any]:
         """Plain data for a record: everything that decides the outcome of the training."""
-        settings = asdict(self) | {"attack": None}
+        plain = replace(self, classifier="") if not isinstance(self.classifier, str) else self
+        settings = asdict(plain) | {"attack": None}
         if isinstance(self.attack, Solver):
             settings["attack"] = self.attack.key()
         elif self.attack is not None:
             settings["attack"] = identity(self.attack)
+        if not isinstance(self.classifier, str):
+            settings["classifier"] = identity(self.classifier)
         if isinstance(self.warm_start, Recipe):
             settings["warm_start"] = self.warm_start.name
         if not self.learned:

@@ -7,19 +7,24 @@ before: `Latest` keeps the newest and ends what is still being computed.
 import html
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import ipywidgets as widgets
+import torch
 from torch import Tensor, nn
 from traitlets import dlink
 
 from l2lkit.checks.attacks import EPSILON
+from l2lkit.checks.preflight import prepare
+from l2lkit.data import Dataset
 from l2lkit.errors import InputError
 from l2lkit.game.cw import CW
+from l2lkit.game.fixed import FGSM, PGM
+from l2lkit.game.solver import Solver
 from l2lkit.recipes import DEFENCES
 from l2lkit.results import experiments
 from l2lkit.runs.store import Store
@@ -87,7 +92,7 @@ class View:
     draw: int
 
 
-class PerturbationExplorer(widgets.VBox):
+class AttackExplorer(widgets.VBox):
     """Test images under attack, several classifiers side by side: choose image, classifiers,
     attack, ε, the steps of PGM, and the magnification.
 
@@ -95,19 +100,24 @@ class PerturbationExplorer(widgets.VBox):
     (grey is zero), the probabilities before and after, and whether it was fooled. ICLR 2020
     version, Figure 5 and Figure 9's ε. A move is answered from a thread; the latest wins, and ends
     what the one before it is still computing. `wait()` returns when all is shown.
+
+    `classifiers` and `attacks` have what is offered by its name, PGM with any number of steps as
+    PGM_T; of the classifiers those `chosen` are shown first, on the image `example`.
     """
 
     def __init__(
         self,
-        store: Store,
-        names: Sequence[str] = DEFENCES,
-        chosen: Sequence[str] = ("plain", "pgm", "2step"),
+        data: Dataset,
+        classifiers: Mapping[str, nn.Module],
+        attacks: Mapping[str, Solver],
+        *,
+        chosen: Sequence[str],
+        example: int = 0,
+        epsilon: float = EPSILON,
+        computing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ):
-        self._store = store
-        self._models = {m.defence: m for m in store.models(names, [store.seed])}
-        attacks = experiments.named_attacks(store, store.seed)
-        self._attacks = {PGM_T if n == "PGM-20" else n: a for n, a in attacks.items()}
-        self._attacks["CW"] = CW(epsilon=EPSILON)
+        self._data, self._computing = data, computing
+        self._classifiers, self._attacks = classifiers, attacks
         self._known: dict[tuple[str, View], cards.Attacked] = {}
         self._row = self._draws = 0
         self._latest = Latest(self._answer)
@@ -115,18 +125,21 @@ class PerturbationExplorer(widgets.VBox):
 
         narrow = widgets.Layout(width="auto")
         self._thumbnails = widgets.HTML()
-        images = experiments.examples(store.data, columns=10)
+        images = experiments.examples(data, columns=10)
         self.image = widgets.ToggleButtons(options=images, layout=narrow)
         self.image.add_class(f"l2l-{self.image.model_id}")
         self.more = widgets.Button(description="other images", layout=narrow)
-        shown = [store.recipe(n).defence for n in chosen]
-        self.classifiers = toggles(list(self._models), shown)
+        self.classifiers = toggles(list(classifiers), chosen)
         self.attack = widgets.Dropdown(options=list(self._attacks), description="attack")
         self.attack.value, self.attack.layout.width = PGM_T, "276px"
         self.attack.style.description_width = "80px"
         self.attack.add_class("l2l-left")
         self.epsilon = widgets.FloatSlider(
-            value=EPSILON, max=0.1, step=0.001, readout_format=".3f", description="ε"
+            value=epsilon,
+            max=max(0.1, 2 * epsilon),
+            step=0.001,
+            readout_format=".3f",
+            description="ε",
         )
         self.steps = widgets.IntSlider(value=20, min=1, max=100, description="steps T")
         self.again = widgets.Button(description="new draw")
@@ -138,7 +151,6 @@ class PerturbationExplorer(widgets.VBox):
         self.status, self.deck = widgets.HTML("&nbsp;"), cards.Deck()
         dlink((self.times, "value"), (self.deck, "times"))
 
-        example = experiments.example(store)
         if example in images.values():
             self.image.value = example
         self._draw_thumbnails()
@@ -166,7 +178,7 @@ class PerturbationExplorer(widgets.VBox):
             "background: 4px 2px / 44px no-repeat; image-rendering: pixelated; }"
         ]
         for k, index in enumerate(dict(self.image.options).values(), 1):
-            url = cards.picture_url(self._store.data.test_images[index] / 255)
+            url = cards.picture_url(self._data.test_images[index] / 255)
             rules.append(f"{button}:nth-child({k}) {{ background-image: url({url}); }}")
         self._thumbnails.value = f"<style>{' '.join(rules)}</style>"
 
@@ -174,7 +186,7 @@ class PerturbationExplorer(widgets.VBox):
         self._row += 1
         place = self.image.index
         self.image.unobserve(self._moved, "value")  # new options choose the first of them
-        self.image.options = experiments.examples(self._store.data, self._row, 10)
+        self.image.options = experiments.examples(self._data, self._row, 10)
         self.image.index = place
         self.image.observe(self._moved, "value")
         self._draw_thumbnails()
@@ -204,7 +216,7 @@ class PerturbationExplorer(widgets.VBox):
             self.status.value = html.escape(f"{type(error).__name__}: {error}")
 
     def _show(self, view: View) -> None:
-        data, name = self._store.data, view.attack
+        data, name = self._data, view.attack
         attack = self._attacks[name].within(view.epsilon)
         if name == PGM_T:
             name, attack = f"PGM-{view.steps}", attack.varied(steps=view.steps)
@@ -228,9 +240,59 @@ class PerturbationExplorer(widgets.VBox):
         self._known = {key: v for key, v in self._known.items() if key[1] == one}
         for defence in view.defences:
             if (defence, one) not in self._known:
-                classifier = Watched(self._models[defence].classifier, on_pass)
-                with self._store.computing():
+                classifier = Watched(self._classifiers[defence], on_pass)
+                with self._computing():
                     attacked = cards.attack_image(classifier, attack, image, label, seed)
                 self._known[defence, one] = attacked
         shown = [(defence, name, self._known[defence, one]) for defence in view.defences]
         self.deck.show(data, view.index, shown)
+
+
+class PerturbationExplorer(AttackExplorer):
+    """The explorer on the store's models and every attack that it knows."""
+
+    def __init__(
+        self,
+        store: Store,
+        names: Sequence[str] = DEFENCES,
+        chosen: Sequence[str] = ("plain", "pgm", "2step"),
+    ):
+        models = [store.model(name, store.seed) for name in names]
+        named = experiments.named_attacks(store, store.seed)
+        attacks = {PGM_T if name == "PGM-20" else name: a for name, a in named.items()}
+        super().__init__(
+            store.data,
+            {model.defence: model.classifier for model in models},
+            attacks | {"CW": CW(epsilon=EPSILON)},
+            chosen=[store.recipe(name).defence for name in chosen],
+            example=experiments.example(store),
+            computing=store.computing,
+        )
+
+
+def explore(
+    classifier: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float = EPSILON,
+    class_names: Sequence[str] | None = None,
+    attacker: Solver | None = None,
+) -> AttackExplorer:
+    """The explorer on a classifier of one's own: any callable from images (N, C, H, W) in [0, 1] to
+    logits; labels int64 (N,). Images are shown, and attacked, in 8 bits. `attacker` is an attack of
+    one's own beside FGSM, PGM and CW. Raises InputError as `l2lkit.check`."""
+    ready = prepare(classifier, images, labels)
+    names = tuple(class_names or map(str, range(ready.classes)))
+    if len(names) <= int(ready.labels.max()):
+        raise InputError(f"There are {len(names)} class names for {ready.classes} classes.")
+    pixels = (ready.images * 255).round().to(torch.uint8)
+    data = Dataset(
+        "pictures", "pictures", names, pixels, ready.labels, pixels, ready.labels, augment=False
+    )
+    pgm: dict[str, Solver] = {PGM_T: PGM().within(epsilon), "FGSM": FGSM(), "CW": CW()}
+    own = {"own attacker": attacker} if attacker else {}
+    name = type(classifier).__name__ if isinstance(classifier, nn.Module) else "classifier"
+    return AttackExplorer(
+        data, {name: ready.classifier.eval()}, pgm | own, chosen=[name], epsilon=epsilon
+    )

@@ -6,7 +6,9 @@ import threading
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import l2lkit as l2l
 from l2lkit import recipes
 from l2lkit.errors import InputError
 from l2lkit.game.cw import CW
@@ -241,3 +243,20 @@ def test_white_words_on_the_verdicts_can_be_read():
     grounds = re.findall(r"\.l2l-(?:right|fooled|wrong) { background: (#\w{6});", cards.STYLE)
     assert len(grounds) == 3
     assert all(1.05 / (luminance(ground) + 0.05) >= 4.5 for ground in grounds)
+
+
+def test_the_explorer_opens_on_a_classifier_of_ones_own(colours):
+    x, y = colours.test()
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
+    explorer = l2l.explore(own, x, y, epsilon=0.1, class_names=colours.class_names)
+    attacked, clean = shown(explorer.deck)
+    ((attack, delta, before, _),) = attacked.values()
+    index = explorer.image.value
+    assert (
+        attack == "PGM-20" and explorer.epsilon.value == 0.1 and 0 < abs(delta).max() <= 0.1 + 1e-6
+    )
+    np.testing.assert_array_equal(clean, colours.test_images[index])
+    np.testing.assert_allclose(before, own(x[[index]]).softmax(1)[0].detach(), atol=1e-6)
+    with pytest.raises(InputError, match="2 class names for 4 classes"):
+        l2l.explore(own, x, y, class_names=["a", "b"])
