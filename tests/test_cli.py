@@ -55,7 +55,7 @@ BAD = [
     (("train", "sgd"), {}, "Unknown recipe 'iclr2020/sgd': choose iclr2020/plain"),
     (("train", "2018/2step"), {}, "Unknown recipe '2018/2step': choose"),
     (("table", "plain", "grat"), {}, "Unknown recipe 'iclr2020/grat': choose"),
-    (("table", "plain"), {"seeds": 0}, "--seeds must be 1 or more, not 0"),
+    (("table", "plain"), {"seeds": 0}, "--seeds must be 1 or more and at most 1,000, not 0"),
     (("evaluate", "plain", "grat"), {}, "Unknown recipe 'iclr2020/grat': choose"),
     (("train", "plain"), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
     (("train", "plain"), {"data": "/does/not/exist"}, "There is no /does/not/exist: see"),
