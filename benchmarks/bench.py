@@ -41,14 +41,14 @@ from tqdm import tqdm
 from l2lkit.data import Dataset
 from l2lkit.errors import InputError, check_positive
 from l2lkit.files import write_json
-from l2lkit.game import loop
 from l2lkit.game.cpu import PReLU, keep_memory
 from l2lkit.game.evaluate import evaluating
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.learned import GradAttacker, NaiveAttacker
-from l2lkit.game.loop import Players
+from l2lkit.game.orders import step_in_turns
 from l2lkit.game.recipe import Recipe
 from l2lkit.game.solver import Solver
+from l2lkit.game.step import Players, step
 from l2lkit.recipes import recipe
 from l2lkit.results import published
 from l2lkit.runs import machine
@@ -117,8 +117,8 @@ PUBLISHED = [
 
 def authors_step(players: Players, x: Tensor, y: Tensor) -> None:
     """One iteration as the authors' code runs it: in each player's turn the gradient goes back
-    through both networks, though one of them moves. The players end where `loop.step_in_turns`
-    takes them, for twice the FLOPs of `loop.step`."""
+    through both networks, though one of them moves. The players end where `step_in_turns`
+    takes them, for twice the FLOPs of `step`."""
     f, g = players.classifier, players.attack
     assert isinstance(g, nn.Module)
     for turn, moves, waits in (("classifier", f, g), ("attacker", g, f)):
@@ -135,7 +135,7 @@ class Step:
     Alternating steps have the authors' contiguous images and torch's PReLU too."""
 
     recipe: Recipe
-    move: Callable[[Players, Tensor, Tensor], object] = loop.step
+    move: Callable[[Players, Tensor, Tensor], object] = step
 
     @property
     def names(self) -> dict[str, str]:
@@ -197,7 +197,7 @@ def steps(
 
     ours = [Step(replace(at(name), precision=p)) for p in precisions for name in names]
     turns = [replace(at(name), update="alternating") for name in references]
-    return ours + [Step(t, move) for move in (authors_step, loop.step_in_turns) for t in turns]
+    return ours + [Step(t, move) for move in (authors_step, step_in_turns) for t in turns]
 
 
 class Flops(TorchDispatchMode):

@@ -27,9 +27,9 @@ from l2lkit.diverse.generator import Diverse, DiverseAttacker
 from l2lkit.files import load_checkpoint, write_json
 from l2lkit.game.autoattack import AutoAttack
 from l2lkit.game.learned import Learned
-from l2lkit.game.loop import Players, step
 from l2lkit.game.recipe import Recipe
 from l2lkit.game.solver import Shape
+from l2lkit.game.step import Players, step
 from l2lkit.recipes import RECIPES
 from l2lkit.results import diverse, experiments
 from l2lkit.runs.store import Store

@@ -1,6 +1,6 @@
 """l2lkit: learning to defend by learning to attack, one game with an exchangeable inner player.
 
-`game` is the paper: read `solver`, `fixed`, `learned`, `loop`, `evaluate` there, in this order. The
+`game` is the paper: read `solver`, `fixed`, `learned`, `step`, `evaluate` there, in this order. The
 names below are the front door; each is imported when it is first used.
 """
 

@@ -11,7 +11,8 @@ import torch
 from scripts import load
 from torch import nn
 
-from l2lkit.game import loop
+from l2lkit.game import step as game_step
+from l2lkit.game.orders import step_in_turns
 from l2lkit.runs.machine import processor
 
 bench = load("bench")
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 
 def step(name, **changes):
     (lean,) = bench.steps([name], "wrn-10-1", 2, precisions=["float32"])
-    move = loop.step_in_turns if changes.get("update") == "alternating" else loop.step
+    move = step_in_turns if changes.get("update") == "alternating" else game_step.step
     return bench.Step(replace(lean.recipe, **changes), move)
 
 
@@ -76,7 +77,7 @@ def test_the_references_are_alternating_float32_contiguous_and_have_torchs_prelu
 def test_the_authors_step_moves_the_players_as_ours_does_for_twice_the_flops(name):
     theirs, lean = (
         bench.Step(replace(step(name).recipe, update="alternating"), move)
-        for move in (bench.authors_step, loop.step_in_turns)
+        for move in (bench.authors_step, step_in_turns)
     )
     once_theirs, once_lean = theirs.prepare(CPU), lean.prepare(CPU)
     for _ in range(2):

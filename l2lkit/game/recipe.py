@@ -81,8 +81,8 @@ class Recipe:
     learned attacker.
     `update`: "simultaneous" steps both players from one pass; "printed" steps θ, then φ on the new
     θ against the same perturbation, as the papers' algorithms do; "alternating" gives each player
-    a turn with passes of its own, as the authors' code does. They are `step`, `step_as_printed`
-    and `step_in_turns` of `l2lkit.game.loop`.
+    a turn with passes of its own, as the authors' code does. They are `step`, and
+    `step_as_printed` and `step_in_turns` of `l2lkit.game.orders`.
     `classifier` is a name of `classifiers.make_classifier`, or what makes one of one's own from
     the number of classes, of channels and the images' width.
     `clean_weight` adds that multiple of the clean loss (the 2018 version steps on clean and on

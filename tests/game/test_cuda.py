@@ -9,7 +9,8 @@ from l2lkit import recipes
 from l2lkit.data import Dataset
 from l2lkit.game import evaluate as evaluation
 from l2lkit.game.fixed import FGSM, PGM
-from l2lkit.game.loop import Players, step, train
+from l2lkit.game.loop import train
+from l2lkit.game.step import Players, step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

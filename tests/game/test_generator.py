@@ -17,9 +17,9 @@ from l2lkit.errors import InputError
 from l2lkit.game.cw import margin
 from l2lkit.game.evaluate import perturb, trajectory
 from l2lkit.game.learned import GradAttacker
-from l2lkit.game.loop import Players, step
 from l2lkit.game.recipe import Optimiser
 from l2lkit.game.solver import going_on
+from l2lkit.game.step import Players, step
 from l2lkit.game.unet import UNETS, ConditionalBatchNorm, UNet
 from l2lkit.recipes import RECIPES, against
 

@@ -10,7 +10,8 @@ from test_loop import PLAIN_SGD, batch, players, same, step, tiny
 from torch import nn
 
 from l2lkit.errors import InputError
-from l2lkit.game import interpolation, loop
+from l2lkit.game import interpolation
+from l2lkit.game import step as game_step
 from l2lkit.game.classifiers import make_classifier
 from l2lkit.game.interpolation import Interpolation, LearnedInterpolation
 
@@ -106,7 +107,7 @@ def test_a_step_of_the_game_by_hand(colours):
     theta = step(f, loss, -0.05)
 
     torch.manual_seed(3)
-    got = loop.step(game, x, y)
+    got = game_step.step(game, x, y)
     torch.testing.assert_close(got[0], loss.detach())
     same(game.classifier.parameters(), theta)
     same(game.attack.parameters(), phi)
@@ -119,7 +120,7 @@ def test_the_designed_one_plays_with_soft_labels(colours):
     assert played.value is None and played.labels.shape == (16, 4)
     torch.testing.assert_close(played.labels.sum(1), torch.ones(16, dtype=torch.float64))
     before = F.cross_entropy(game.classifier(played.images + played.delta), played.labels)
-    loop.step(game, x, y)
+    game_step.step(game, x, y)
     assert F.cross_entropy(game.classifier.eval()(x + played.delta), played.labels) < before
 
 

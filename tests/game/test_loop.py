@@ -13,11 +13,14 @@ from torch import nn
 
 from l2lkit.errors import InputError
 from l2lkit.game import loop
+from l2lkit.game import step as game_step
 from l2lkit.game.classifiers import make_classifier
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.free import Free
-from l2lkit.game.loop import Players, train
+from l2lkit.game.loop import train
+from l2lkit.game.orders import step_as_printed, step_in_turns
 from l2lkit.game.recipe import Optimiser, Recipe
+from l2lkit.game.step import Players
 from l2lkit.recipes import PROFILES, RECIPES, at_scale, recipe
 
 PLAIN_SGD = Optimiser(lr=0.05, momentum=0.0, weight_decay=0.0)
@@ -58,8 +61,8 @@ def free(attack):
 
 def play(game, x, y):
     """The step that the recipe's update asks for."""
-    steps = {"printed": loop.step_as_printed, "alternating": loop.step_in_turns}
-    return steps.get(game.recipe.update, loop.step)(game, x, y)
+    steps = {"printed": step_as_printed, "alternating": step_in_turns}
+    return steps.get(game.recipe.update, game_step.step)(game, x, y)
 
 
 def players(recipe, data, seed=0):
@@ -300,7 +303,7 @@ def test_free_replays_every_batch(colours):
     seen = []
     small = free(Free(epsilon=0.1, replays=3))
     with pytest.MonkeyPatch.context() as patch:
-        one_step = loop.step
+        one_step = game_step.step
 
         def watch(game, x, y, weight):
             seen.append(y.tolist())

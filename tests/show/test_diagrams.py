@@ -8,7 +8,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from l2lkit import recipes
 from l2lkit.errors import InputError
-from l2lkit.game import loop
+from l2lkit.game.step import Players, step
 from l2lkit.show import diagrams
 
 pytestmark = pytest.mark.usefixtures("theme")
@@ -24,11 +24,11 @@ def boxes(fig, letter: str) -> list[str]:
 def test_the_game_diagram_has_a_box_for_every_pass_of_a_training_step(colours, steps):
     recipe = recipes.at_scale(recipes.recipe("grad"), recipes.profile("smoke"))
     recipe = replace(recipe, attack=replace(recipe.attack, steps=steps))
-    players = loop.Players.build(recipe, colours, torch.device("cpu"))
+    players = Players.build(recipe, colours, torch.device("cpu"))
     passes = []
     players.classifier.register_forward_hook(lambda *_: passes.append("f"))
     players.attack.network.register_forward_hook(lambda *_: passes.append("g"))
-    loop.step(players, colours.train_images[:4].float() / 255, colours.train_labels[:4])
+    step(players, colours.train_images[:4].float() / 255, colours.train_labels[:4])
 
     fig = diagrams.game_diagram(steps)
     drawn = {int(t.split()[1]): "f" for t in boxes(fig, "f")}
