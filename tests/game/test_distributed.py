@@ -119,6 +119,8 @@ def exact():
         patch.setattr(nn, "BatchNorm2d", nn.Identity)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         torch.set_default_dtype(torch.float64)
+        # `train` brings back float32 where the default is another: here it shall not see one.
+        patch.setattr(torch, "get_default_dtype", lambda: torch.float32)
         yield
         torch.set_default_dtype(torch.float32)
 

@@ -213,7 +213,7 @@ def test_a_kernel_that_is_killed_is_named_and_does_not_stop_the_others(notebooks
     assert job.run(store) == 1
     out = capfd.readouterr().out
     assert "01_fails.ipynb: its kernel was killed" in out and "FAILED   01_fails;" in out
-    assert outputs(books.executed(store, notebooks[1])) == ["smoke\n"]
+    assert outputs(books.executed(store, notebooks[1]))[0] == "smoke\n"
     assert (store.runs / "report" / "index.html").exists()
 
 
