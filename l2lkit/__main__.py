@@ -121,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         word, status = interrupt.args or ("Interrupted", 130)
-        print(f"\n{word}. The same command goes on from here.", file=sys.stderr)
+        kept = args.command in ("run", "train", "evaluate", "table")
+        goes_on = " The same command goes on from here." if kept else ""
+        print(f"\n{word}.{goes_on}", file=sys.stderr)
         return status
     except BrokenPipeError:  # as in `… | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
