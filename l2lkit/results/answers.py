@@ -57,6 +57,8 @@ def robustness(raw: pd.DataFrame) -> str:
     words = [
         f"Under the worst of PGM-20, PGM-100 and CW, {worst.index[-1]} keeps most: "
         f"{worst.iloc[-1]:.1f}%, {worst.index[0]} least: {worst.iloc[0]:.1f}%."
+        if worst.iloc[-1] > worst.iloc[0]
+        else f"Under the worst of PGM-20, PGM-100 and CW, all keep {worst.iloc[0]:.1f}%."
     ]
     for name in LEARNED:
         if {name, "PGM Net"} <= set(worst.index):
@@ -149,6 +151,8 @@ def _accuracy(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _above(gap: pd.Series) -> str:
+    if not gap.any():
+        return "level with"
     sign, word = (1, "above") if gap.mean() >= 0 else (-1, "below")
     return f"{mean_deviation(sign * gap)} points {word}"
 

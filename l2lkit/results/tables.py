@@ -259,7 +259,8 @@ def compare_transfer(rows: Sequence[dict]) -> pd.DataFrame:
     """L2L-DA's Table 3 beside the rows of `diverse.black_box`: columns defence, surrogate, attack,
     published, measured (mean over the rows' seeds), both in %."""
     keys = ["defence", "surrogate", "attack"]
-    named = {r.defence: RECIPES[printed(r.name)].defence for r in RECIPES.values()}
+    every = RECIPES.values()  # a recipe that no text has is its own row
+    named = {r.defence: RECIPES.get(printed(r.name), r).defence for r in every}
     frame = pd.DataFrame(rows).replace({"defence": named})
     measured = 100 * frame.groupby(keys, sort=False).accuracy.mean()
     paper = published.select(version="l2l-da", table="Table 3")

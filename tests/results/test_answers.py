@@ -40,6 +40,11 @@ def test_robustness_without_the_learned_rows_says_what_is_left():
     assert "PGM Net keeps most: 60.0%" in text and "L2L" not in text
 
 
+def test_robustness_without_a_difference():
+    text = answers.robustness(white_box(pgm=(50, 60), grad=(50, 60)))
+    assert "all keep 55.0%" in text and "Grad L2L is level with PGM Net there" in text
+
+
 def test_a_failed_model_is_not_averaged():
     frame = white_box(plain=(0, 0), pgm=(58, 62), grad=(50, 90))
     frame.loc[(frame.defence == "Grad L2L") & (frame.seed == 1), "status"] = "collapsed"

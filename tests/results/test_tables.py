@@ -16,6 +16,7 @@ from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.learned import Learned
 from l2lkit.recipes import RECIPES
 from l2lkit.results import experiments, tables
+from l2lkit.results.recorded import recorded
 from l2lkit.runs.store import Store
 
 TINY = recipes.Profile(
@@ -554,3 +555,11 @@ def test_the_kinds_of_a_row_stand_beside_the_same_published_numbers(results):
         "Grad L2L, authors' code",
         "Grad L2L",
     ]
+
+
+def test_the_recorded_black_box_stands_beside_table_3():
+    record = recorded("l2l_da-mnist")
+    frame = tables.compare_transfer(record["table_3"]).set_index(["defence", "surrogate"])
+    assert frame.loc[("Plain", "PGD-10"), "published"].notna().all()
+    told = {row["defence"] for row in record["table_3"]}
+    assert set(frame.index.get_level_values("defence")) <= told | {"L2L-DA"}
