@@ -127,9 +127,10 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
     if name in WIDE:
         widths, norm = WIDE[name]
         c = [scaled(w, width) for w in widths]
+        blocks = [ResBlock(a, b) for a, b in zip(c, c[1:], strict=False)]  # drawn before the stem
         return nn.Sequential(
             *stem(cin, c[0]),
-            *(ResBlock(a, b) for a, b in zip(c, c[1:], strict=False)),
+            *blocks,
             *([nn.BatchNorm2d(c[-1], affine=False)] if norm else []),
             nn.Conv2d(c[-1], channels, 3, padding=1),
         )
