@@ -15,27 +15,13 @@ from pathlib import Path
 import pandas as pd
 
 from l2lkit import Store
-from l2lkit.checks import measures
 from l2lkit.files import write_json
-from l2lkit.results import experiments
+from l2lkit.results import checklist, experiments
 from l2lkit.results.plan import ROWS, defences
 from l2lkit.runs.workers import work_off
 
 RECORDED = Path(__file__).resolve().parents[1] / "results" / "recorded"
 COLUMNS = ["Clean", "FGSM", "PGM-20", "PGM-100", "CW", "Random", "Own attacker", "Worst"]
-
-
-def survivors(store: Store, name: str, seed: int) -> list[dict]:
-    """The two columns on the profile's fewer images: the worst attack, and AutoAttack with it."""
-    model = store.model(name, seed)
-    worst, strongest = measures.survivors(store.subject(model), store.budget, model.own_attack)
-    columns = {f"Worst, first {len(worst)}": worst, "with AutoAttack": strongest}
-    about = experiments.row_of(model)
-    return [
-        about | {"attack": attack, "accuracy": right.mean()}
-        for attack, right in columns.items()
-        if right is not None
-    ]
 
 
 def main() -> None:
@@ -50,9 +36,11 @@ def main() -> None:
     wanted = ("train/", "measure/")
     work_off(store, [t for t in defences(store) if t.name.startswith(wanted)], store.workers())
     raw = experiments.white_box(store, ROWS)
-    fewer = pd.DataFrame(
-        row for name in ROWS for seed in store.seeds for row in survivors(store, name, seed)
-    )
+    few = len(store.images(store.budget.fewer)[0])
+    names = {"Worst": f"Worst, first {few}", "AutoAttack": "with AutoAttack"}
+    fewer = checklist.robust_accuracy(store, ROWS).drop(columns="accuracy").rename(columns=names)
+    keys = ["defence", "seed", "status"]
+    fewer = fewer.melt(keys, [*names.values()], "attack", "accuracy").dropna()
     columns = [*COLUMNS, *fewer.attack.unique()]
     table = experiments.summary(pd.concat([raw, fewer]), columns)
     orderings = experiments.verdicts(raw)

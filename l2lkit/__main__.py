@@ -261,14 +261,14 @@ def _demonstrations(args: argparse.Namespace) -> int:
                 bar.set_postfix_str(f"return {back:.0f}", refresh=False)
                 bar.update()
 
-            found, path = experts.remake(name, args.seed, args.output, report)
+            shown, path = experts.remake(name, args.seed, args.output, report)
         goal = experts.BARS.get(name)
-        words = "at least" if goal is not None and found.expert >= goal else "BELOW"
+        words = "at least" if goal is not None and shown.expert >= goal else "BELOW"
         met = "" if goal is None else f" ({words} {goal:g})"
         print(
-            f"{name}, seed {args.seed}: mean return {found.expert:.1f} over "
-            f"{len(found.expert_returns)} episodes{met}; by chance {found.chance:.1f}; "
-            f"{len(found.ends)} episodes, {len(found.actions)} pairs in {path}"
+            f"{name}, seed {args.seed}: mean return {shown.expert:.1f} over "
+            f"{len(shown.expert_returns)} episodes{met}; by chance {shown.chance:.1f}; "
+            f"{len(shown.ends)} episodes, {len(shown.actions)} pairs in {path}"
         )
     return 0
 

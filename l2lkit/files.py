@@ -152,11 +152,9 @@ def alone(directory: Path) -> Iterator[None]:
     written, or that knows no locks, gives none."""
     lock = FileLock(directory / ".lock")
     if distributed.rank() == 0:
-        try:
+        with suppress(OSError, NotImplementedError):  # no room or no locks there: work without
             directory.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        except (OSError, NotImplementedError):
-            pass
     try:
         yield
     finally:

@@ -6,24 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
 
 from l2lkit import recipes
 from l2lkit.__main__ import main
 from l2lkit.recipes import RECIPES
 
-TINY = recipes.Profile(
-    name="smoke",
-    seeds=1,
-    eval_images=8,
-    curve_images=4,
-    random_draws=2,
-    train_images=24,
-    test_images=8,
-    width=1 / 32,
-    batch_size=8,
-    precision="float32",
-)
+TINY = tiny.TINY
 
 
 @pytest.fixture(autouse=True)

@@ -49,8 +49,8 @@ def examine(
     return as_frame(quantities(subject, budget, own=own, trained_on=trained_on))
 
 
-def as_frame(found: Iterable[Quantity]) -> pd.DataFrame:
-    rows = [{"quantity": q.name, "value": float(q.value), "images": q.images} for q in found]
+def as_frame(quantities: Iterable[Quantity]) -> pd.DataFrame:
+    rows = [{"quantity": q.name, "value": float(q.value), "images": q.images} for q in quantities]
     return pd.DataFrame(rows, columns=["quantity", "value", "images"])
 
 
@@ -177,8 +177,8 @@ def large_epsilon(subject: Subject, budget: Budget) -> dict[float, float]:
     for epsilons in (budget.radii, budget.large):
         if not epsilons:
             continue
-        found = measures.against_epsilon(subject, epsilons, budget.fewer)
-        accuracy |= {e: found["PGM-10", e] for e in epsilons}
+        accuracies = measures.against_epsilon(subject, epsilons, budget.fewer)
+        accuracy |= {e: accuracies["PGM-10", e] for e in epsilons}
     return accuracy
 
 

@@ -161,12 +161,12 @@ def _before(findings: list[Finding]) -> list[dict]:
     return [
         _row(
             BEFORE,
-            found.item,
-            verdict=found.verdict,
-            figure=found.figure,
-            meaning=found.otherwise if found.verdict == "fails" else "",
+            finding.item,
+            verdict=finding.verdict,
+            figure=finding.figure,
+            meaning=finding.otherwise if finding.verdict == "fails" else "",
         )
-        for found in findings
+        for finding in findings
     ]
 
 

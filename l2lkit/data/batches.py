@@ -49,6 +49,6 @@ def batches(
         return
     drawn = [places(len(part), h, w, generator) for part in parts]
     sizes = [len(part) for part in parts]
-    rows, columns = (torch.cat(found).to(device).split(sizes) for found in zip(*drawn, strict=True))
+    rows, columns = (torch.cat(parts).to(device).split(sizes) for parts in zip(*drawn, strict=True))
     for part, down, across in zip(parts, rows, columns, strict=True):
         yield crop_and_flip(images[part], down, across).float() / 255, labels[part]

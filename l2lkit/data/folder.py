@@ -110,18 +110,18 @@ def _check_entries(place: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
 
 def _from_paths(name: str, place: Path, paths: list[str], read: Callable[[str], bytes]) -> Dataset:
     """`paths` are relative to the splits' folder, as of `_below`."""
-    found: dict[str, dict[str, list[str]]] = {}  # split -> class -> files
+    files_of: dict[str, dict[str, list[str]]] = {}  # split -> class -> files
     for path in sorted(p for p in paths if not JUNK.search(p)):
         split, _, rest = path.partition("/")
         label, _, file = rest.partition("/")
         if split.lower() in TRAIN + TEST and "/" in rest:
             label = unicodedata.normalize("NFC", label)  # macOS writes é as two characters
-            files = found.setdefault(split, {}).setdefault(label, [])
+            files = files_of.setdefault(split, {}).setdefault(label, [])
             if file and not path.endswith("/"):
                 if not file.lower().endswith(IMAGE_SUFFIXES) or "/" in file:
                     raise InputError(f"{path} in {place} is not split/class/image: remove it.")
                 files.append(path)
-    (first, train), (second, test) = _split(place, found, TRAIN), _split(place, found, TEST)
+    (first, train), (second, test) = _split(place, files_of, TRAIN), _split(place, files_of, TEST)
     for split, classes in ((first, train), (second, test)):
         if not any(classes.values()):
             raise InputError(f"{place} has no image in {split}/CLASS/: put the images there.")
@@ -148,15 +148,15 @@ def _from_paths(name: str, place: Path, paths: list[str], read: Callable[[str], 
 
 
 def _split(
-    place: Path, found: dict[str, dict[str, list[str]]], names: tuple[str, ...]
+    place: Path, files_of: dict[str, dict[str, list[str]]], names: tuple[str, ...]
 ) -> tuple[str, dict[str, list[str]]]:
     """The first of these splits that is there, by the name it has, and its classes."""
     for name in names:
-        there = [split for split in found if split.lower() == name]
+        there = [split for split in files_of if split.lower() == name]
         if len(there) > 1:
             raise InputError(f"{place} has {' and '.join(there)}: which one is it? Keep one.")
         if there:
-            return there[0], found[there[0]]
+            return there[0], files_of[there[0]]
     return names[0], {}
 
 

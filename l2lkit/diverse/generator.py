@@ -74,7 +74,7 @@ class DiverseAttacker(Attacker):
         at_any_size(self.network, 2)
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]  # it hangs on z
+    def stochastic(self) -> bool:  # type: ignore[override]  # a property: it depends on z
         return self.latent > 0
 
     @property

@@ -119,7 +119,7 @@ def flags() -> Iterator[list[str]]:
             known.add(kind)
             said.append(sentence)
 
-    handler.emit = emit  # type: ignore[method-assign]  # a function for a class
+    handler.emit = emit  # type: ignore[method-assign]  # one instance, so no subclass
     LOG.addHandler(handler)
     try:
         yield said

@@ -67,7 +67,7 @@ class PGM(Solver):
         return f"PGM-{self.steps}"
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]  # it hangs on the start
+    def stochastic(self) -> bool:  # type: ignore[override]  # a property: it depends on the start
         return self.start != "zero"
 
     @property

@@ -75,11 +75,11 @@ class GradAttacker(Attacker):
         self.network = at_any_size(make_network(network, 2 * channels, channels, width))
 
     @property
-    def batch_dependent(self) -> bool:  # type: ignore[override]  # it hangs on the scale
+    def batch_dependent(self) -> bool:  # type: ignore[override]  # a property: it depends on the scale
         return self.gradient == "batch-max"
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]  # it hangs on the start
+    def stochastic(self) -> bool:  # type: ignore[override]  # a property: it depends on the start
         return self.start == "uniform"
 
     @property

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def attack(args: argparse.Namespace) -> int:
     for index, picture in zip(ready.kept.tolist(), pixels.cpu().numpy(), strict=True):
         path = target / _folder(data, int(data.test_labels[index])) / f"{index:05}.png"
         image = Image.fromarray(picture.transpose(1, 2, 0).squeeze())
-        write_atomically(path, lambda p, image=image: image.save(p, "PNG"))  # type: ignore[misc]
+        write_atomically(path, partial(image.save, format="PNG"))
     arrays = {
         "images": x.cpu().numpy(), "delta": delta.cpu().numpy(), "labels": truth,
         "index": ready.kept.cpu().numpy(), "before": before, "after": after, "as_png": read,

@@ -2,9 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from conftest import image_folder
 from PIL import Image
@@ -111,10 +113,7 @@ def test_attack_writes_pictures_and_exact_perturbations(command, place):
     assert again == {p: p.read_bytes() for p in out.rglob("*.png")}
 
 
-TINY = recipes.Profile(
-    name="smoke", seeds=1, eval_images=8, curve_images=4, random_draws=2, train_images=24,
-    test_images=8, width=1 / 32, batch_size=8, precision="float32", plain_epochs=2,
-)  # fmt: skip
+TINY = replace(tiny.TINY, plain_epochs=2)
 
 
 @pytest.fixture

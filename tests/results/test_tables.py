@@ -1,10 +1,12 @@
 """Measured beside published: whose numbers, which statistic, and what stays empty."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 
 from l2lkit import recipes
@@ -19,18 +21,7 @@ from l2lkit.results import experiments, tables
 from l2lkit.results.recorded import recorded
 from l2lkit.runs.store import Store
 
-TINY = recipes.Profile(
-    name="smoke",
-    seeds=2,
-    eval_images=8,
-    curve_images=4,
-    random_draws=2,
-    train_images=24,
-    test_images=8,
-    width=1 / 32,
-    batch_size=8,
-    precision="float32",
-)
+TINY = replace(tiny.TINY, seeds=2)
 
 
 @pytest.fixture(autouse=True)

@@ -4,20 +4,19 @@ Needs the right to mount a small file system in memory.
 """
 
 import subprocess
+from dataclasses import replace
 
 import nbformat
 import pandas as pd
 import pytest
+import tiny
 from nbformat.v4 import new_code_cell, new_notebook
 
 from l2lkit import InputError, Store, files, job, recipes
 from l2lkit.show import notebooks as books
 
 SIZE = 4_000_000
-TINY = recipes.Profile(
-    name="smoke", seeds=1, eval_images=8, curve_images=4, random_draws=2, train_images=24,
-    test_images=8, width=1 / 32, plain_epochs=3, epochs=2, batch_size=8, precision="float32",
-)  # fmt: skip
+TINY = replace(tiny.TINY, plain_epochs=3, epochs=2)
 
 
 @pytest.fixture

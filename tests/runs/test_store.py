@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 from torch import nn
 
@@ -34,19 +35,7 @@ from l2lkit.game.recipe import Optimiser
 from l2lkit.runs.machine import has_bfloat16, pick_device, processor
 from l2lkit.runs.store import Store
 
-TINY = recipes.Profile(
-    name="smoke",
-    seeds=2,
-    eval_images=8,
-    curve_images=4,
-    random_draws=2,
-    train_images=24,
-    test_images=8,
-    width=1 / 32,
-    epochs=3,
-    batch_size=8,
-    precision="float32",
-)
+TINY = replace(tiny.TINY, seeds=2, epochs=3)
 
 
 @pytest.fixture(autouse=True)
