@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument
-    add("--profile", default="quick", metavar="NAME", help="smoke, quick (default) or paper")
+    add("--profile", default="quick", metavar="NAME", help="smoke, quick (default), night or paper")
     names = "digits (default), cifar10, cifar100, svhn, mnist, or any name for what --data has"
     add("--dataset", default="digits", metavar="NAME", help=names)
     place = (
@@ -54,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     words = "the main job: models, measurements, notebooks, report; resumes what was interrupted"
     add = commands.add_parser("run", parents=[shared], help=words).add_argument
     add("--only", metavar="NN,NN", help="only these notebooks, as 01,05")
+    names = "train and measure these rows alone, as grad,pgm, and print their table; no notebooks"
+    add("--only-rows", metavar="A,B", help=names)
+    add("--plan", action="store_true", help="print what is left to do and how long; do nothing")
     words = "put executed notebooks back in notebooks/, figures in figures/published/"
     add("--publish", action="store_true", help=words)
 
@@ -184,7 +187,12 @@ def _work(args: argparse.Namespace, device: str) -> int:
     if args.command == "run":
         from l2lkit import job
 
-        return 1 if job.run(store, args.only, args.publish) else 0
+        if args.only_rows:
+            if args.only or args.publish:
+                raise InputError("--only-rows runs no notebooks: leave out --only and --publish.")
+            names = [name.strip() for name in args.only_rows.split(",") if name.strip()]
+            return job.run_rows(store, names, args.plan)
+        return 1 if job.run(store, args.only, args.publish, args.plan) else 0
     names = [args.recipe] if args.command == "train" else args.recipes or list(recipes.RECIPES)
     chosen = [store.recipe(name) for name in names]
     if args.command == "train" and args.attacker:

@@ -168,6 +168,7 @@ class Diverse(Maker):
     0.5 on CIFAR-10 in the authors' code."""
 
     wants_adam: ClassVar[bool] = True
+    draws: ClassVar[int] = 2
     width: float = 1.0
     steps: int = 10
     latent: int = 8

@@ -292,7 +292,8 @@ PATIENCE = {"MountainCar-v0": 2}  # times as many iterations: it takes long to a
 PAIRS_1000, PAIRS_2000 = (PolicySettings(pairs=n, fisher_every=1) for n in (1000, 2000))
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {"iterations": 4, "hidden": (8, 8), "policy": PAIRS_1000},
-    "quick": {"iterations": 90, "hidden": (16, 8), "policy": PAIRS_2000},
+    "quick": {"iterations": 60, "hidden": (16, 8), "policy": PAIRS_2000},
+    "night": {"iterations": 90, "hidden": (16, 8), "policy": PAIRS_2000},
     "paper": {"iterations": 1000},
 }
 SNAPSHOTS = 20

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from l2lkit.errors import InputError
 from l2lkit.game import cpu
-from l2lkit.game.guard import Classifier, Guarded, check_images, own_settings
+from l2lkit.game.guard import Classifier, Guarded, check_images, exact_float32, own_settings
 from l2lkit.game.solver import Solver, check_batch, is_right
 
 BATCH = 500  # images at a time on a GPU
@@ -33,7 +33,7 @@ def evaluating(
 ) -> Iterator[Guarded]:
     """The classifier, guarded, for images of these labels. Inside, it and the attack are in eval
     mode, and no gradients are kept; afterwards each submodule has its own mode again."""
-    with own_settings(gradients=False):
+    with own_settings(gradients=False), exact_float32():
         f = Guarded(classifier, labels.clone())
         networks = [n for n in (f, attack) if isinstance(n, nn.Module)]
         modes = [(m, m.training) for n in networks for m in n.modules() if hasattr(m, "training")]

@@ -39,6 +39,19 @@ def own_settings(gradients: bool = True) -> Iterator[None]:
 
 
 @contextmanager
+def exact_float32() -> Iterator[None]:
+    """Inside, a GPU's convolutions of float32 numbers are in float32, and not in TF32, which keeps
+    10 of their 23 bits."""
+    convolutions = getattr(torch.backends.cudnn, "conv")  # noqa: B009  # torch adds it at import
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
+
+
+@contextmanager
 def frozen(*things: object) -> Iterator[None]:
     """Inside, no graph is built towards the parameters of these modules, and none gets a `.grad`:
     an attack asks for gradients in x."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2lkit.errors import InputError, check_choice, check_positive
-from l2lkit.game.networks import NETWORKS, make_network
+from l2lkit.game.networks import NETWORKS, folded, make_network
 from l2lkit.game.padding import at_any_size
 from l2lkit.game.solver import (
     Attacker,
@@ -184,4 +184,4 @@ class LearnedInterpolation(Maker):
         )
 
     def scaled(self, scale: Scale) -> "LearnedInterpolation":
-        return replace(self, width=scale.width)
+        return replace(self, width=scale.width, network=folded(self.network))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from l2lkit.errors import check_choice, check_positive
-from l2lkit.game.networks import NETWORKS, make_network
+from l2lkit.game.networks import NETWORKS, folded, make_network
 from l2lkit.game.padding import at_any_size
 from l2lkit.game.solver import (
     Attacker,
@@ -127,4 +127,4 @@ class Learned(Maker):
         return GradAttacker(*network, self.steps, self.gradient)
 
     def scaled(self, scale: Scale) -> "Learned":
-        return replace(self, width=scale.width)
+        return replace(self, width=scale.width, network=folded(self.network))

@@ -17,7 +17,8 @@ SLIM = {  # a norm and ReLU after the deconvolution, a learnable scalar before t
     "iclr2020-slim": (True, False),
     "code-slim": (True, True),
 }
-NETWORKS = ("2018", *SLIM, *WIDE, *UNETS)
+FOLDED = "-folded"  # after a wide network's name
+NETWORKS = ("2018", *SLIM, *WIDE, *(name + FOLDED for name in WIDE), *UNETS)
 
 
 class ResBlock(nn.Module):
@@ -80,6 +81,20 @@ class SlimNetwork(nn.Module):
         return self.scale * self.last(torch.cat([self.body(x), x], 1))
 
 
+class Folded(nn.Sequential):
+    """A network that works on a quarter of the pixels, each 2×2 of them as channels of one, so that
+    nothing of image or gradient is lost; H and W must be even. For small runs."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__(nn.PixelUnshuffle(2), network, nn.PixelShuffle(2))
+
+
+def folded(name: str) -> str:
+    """The name of this network as a small run has it: the wide ones, which keep the images' size,
+    are `Folded`."""
+    return name + FOLDED if name in WIDE else name
+
+
 def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
@@ -92,6 +107,8 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
     Table 7, the authors' code); H, W even.
     `v2-wide`: residual blocks 128-256-128-64 and a norm (v2 Table 1, and the authors' code).
     `iclr2020`: residual blocks 128-256-128 (ICLR 2020, Table 1); `iclr2020-norm` adds the norm.
+    These three with `-folded`: on 2×2 pixels at a time, with twice the channels (`Folded`); H, W
+    even.
     `unet`, `unet-code`: L2L-DA's U-Net without y and z, as its section 5.1 prints it and as its
     authors' code has it; H and W must divide by 4.
 
@@ -124,6 +141,8 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
         return UNet(name, cin, channels, width)
     if name in SLIM:
         return SlimNetwork(cin, channels, width, *SLIM[name])
+    if name.endswith(FOLDED):
+        return Folded(make_network(name.removesuffix(FOLDED), 4 * cin, 4 * channels, 2 * width))
     if name in WIDE:
         widths, norm = WIDE[name]
         c = [scaled(w, width) for w in widths]

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 def at_any_size(network: nn.Module, halvings: int | None = None) -> nn.Module:
     """The network, for images of any height and width. One that halves them k times on its way
-    (`halvings`, by default the number of its convolutions with a stride) needs multiples of 2ᵏ:
+    (`halvings`, by default the number of its convolutions with a stride and of times that it puts
+    2×2 pixels into channels) needs multiples of 2ᵏ:
     zeros are put on at the right and below, and what it gives there is cut off. Images that fit are
     left as they are, and so are the names of the weights."""
     if halvings is None:
-        strides = [m.stride for m in network.modules() if type(m) is nn.Conv2d]
-        halvings = sum(stride != (1, 1) for stride in strides)
+        layers = list(network.modules())
+        halvings = sum(type(m) is nn.Conv2d and m.stride != (1, 1) for m in layers)
+        halvings += sum(type(m) is nn.PixelUnshuffle for m in layers)
     if halvings:
         padded = partial(_padded, network.forward, 2**halvings)
         network.forward = padded  # a module around it would rename the weights

@@ -194,6 +194,7 @@ class Maker(ABC):
     epsilon: float = 0.031
     general: ClassVar[bool] = True  # of the attackers it makes
     wants_adam: ClassVar[bool] = False  # at a small scale, whatever the recipe's optimiser is
+    draws: ClassVar[int] = 1  # how many times they attack each image of a training batch
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)

@@ -24,7 +24,7 @@ class Profile:
     random_draws: int
     train_images: int | None = None
     test_images: int | None = None
-    classifier: str = "wrn-10-1"
+    classifier: str = "wrn-10-1-stride2"
     width: float = 1.0
     plain_epochs: int = 1
     epochs: int = 1
@@ -37,6 +37,12 @@ class Profile:
     trades: float = 1.0
     precision: str = "bfloat16"
     threads: int | None = 1
+
+    @property
+    def small(self) -> bool:
+        """Whether it takes minutes: then players are kept after every epoch, and AutoAttack is a
+        short one."""
+        return self.name in ("smoke", "quick")
 
 
 PROFILES = {
@@ -53,7 +59,7 @@ PROFILES = {
     ),
     "quick": Profile(
         name="quick",
-        seeds=2,
+        seeds=1,
         eval_images=120,
         curve_images=48,
         random_draws=20,
@@ -62,6 +68,21 @@ PROFILES = {
         width=1 / 16,
         plain_epochs=14,
         epochs=4,
+    ),
+    "night": Profile(
+        name="night",
+        seeds=1,
+        eval_images=1000,
+        curve_images=200,
+        random_draws=100,
+        classifier="wrn-10-2-stride2",
+        width=1 / 16,
+        plain_epochs=15,
+        epochs=15,
+        batch_size=256,
+        lr=0.1,
+        attacker_lr=1e-3,
+        trades=6.0,
     ),
     "paper": Profile(
         name="paper",
@@ -77,21 +98,25 @@ PROFILES = {
 def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
     """The recipe at the profile's size; the paper profile's is the recipe itself.
 
-    A small run starts from the Plain Net, as the two older versions do: from scratch, the learned
-    attackers push a small classifier to chance before it has learnt anything. An Adam attacker
-    learns faster, since it has a small fraction of the paper's steps to learn in; a classifier
-    with Adam keeps its rate. Free training has as many epochs as the others, too few to divide
-    by its replays, and fewer replays. L2L-DA's generator has `steps` steps, just enough to reach
-    ε, and Adam: with the paper's SGD it has not begun to attack when the game ends. TRADES has the
-    smaller β of the two its authors report: at 6 the small classifier ends at chance.
+    The first convolution of a small run's classifier halves the images, and wide attackers work on
+    2×2 pixels at a time: the same minutes then buy more training. A small run starts from the Plain
+    Net, as the two older versions do: from scratch, the learned attackers push a small classifier
+    to chance before it has learnt anything. An Adam attacker of a short run learns faster, since it
+    has a small fraction of the paper's steps to learn in; a classifier with Adam keeps its rate.
+    Free training has as many epochs as the others, too few to divide by its replays, and fewer
+    replays. L2L-DA, which meets every image twice in a batch, has half the epochs. Its generator
+    has `steps` steps, just enough to reach ε, and Adam: with the paper's SGD it has not begun to
+    attack when the game ends. TRADES has the smaller β of the two its authors report where the run
+    is short: at 6 the small classifier ends at chance.
     """
     if profile.name == "paper":
         return recipe
     if recipe.optimiser is None:
         raise InputError(f"{recipe.name} has no scale of its own: take the classifier's.")
     version = recipe.name.split("/")[0]
-    attack, climb = recipe.attack, recipe.attacker_optimiser
+    attack, climb, epochs = recipe.attack, recipe.attacker_optimiser, profile.epochs
     if isinstance(attack, Maker):
+        epochs = max(1, epochs // attack.draws)
         attack = attack.scaled(profile)
         if attack.wants_adam:
             climb = Optimiser(kind="adam", weight_decay=0, clip=climb.clip)
@@ -104,7 +129,7 @@ def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
         attack=attack,
         attacker_optimiser=climb,
         classifier=profile.classifier,
-        epochs=profile.plain_epochs if plain else profile.epochs,
+        epochs=profile.plain_epochs if plain else epochs,
         batch_size=profile.batch_size,
         trades=min(recipe.trades, profile.trades),
         optimiser=replace(

@@ -129,6 +129,25 @@ def under_each(
     return pd.DataFrame(rows)
 
 
+TABLE = ("PGM-20", "PGM-100")  # of the numbers of steps
+
+
+def by_seed(store: Store, names: Sequence[str], seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """The rows of `experiments.white_box` with those of the worst case on the fewer images, without
+    and with AutoAttack: columns defence, seed, status, attack, accuracy."""
+    fewer = len(store.images(store.budget.fewer)[0])
+    words = {"Worst": f"Worst, first {fewer}", "AutoAttack": "with AutoAttack"}
+    worst = robust_accuracy(store, names, seeds).rename(columns={"accuracy": "least"} | words)
+    worst = worst.melt(["defence", "seed", "status"], [*words.values()], "attack", "accuracy")
+    return pd.concat([experiments.white_box(store, names, seeds), worst.dropna()])
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `by_seed` as a table to read: see `experiments.summary`."""
+    steps = [a for a in rows.attack.unique() if a.startswith("PGM-") and a not in TABLE]
+    return experiments.summary(rows, [a for a in rows.attack.unique() if a not in steps])
+
+
 def robust_accuracy(
     store: Store,
     names: Sequence[str] = (*DEFENCES, *SLIM, *TODAY),

@@ -32,6 +32,13 @@ def measure(store: Store, name: str, seed: int) -> None:
         measures.survivors(store.subject(model), store.budget, model.own_attack)
 
 
+def measure_row(store: Store, name: str, seed: int) -> None:
+    """The white-box table's accuracies of one model, and AutoAttack's."""
+    model = store.model(name, seed)
+    experiments.white_box(store, [name], [seed])
+    measures.survivors(store.subject(model), store.budget, model.own_attack)
+
+
 def measure_curves(store: Store, seed: int) -> None:
     """What notebooks 04 and 05 measure on the models of one seed."""
     experiments.loss_curves(store, seeds=[seed])
@@ -84,6 +91,19 @@ def defences(store: Store) -> list[Task]:
         tasks.append(Task(f"losses/{seed}", f"measure losses, seed {seed}", work, needs))
     needs = {task.name for task in tasks if task.name.startswith("train/")}
     tasks.append(Task("transfer", "measure transfer", measure_transfer, needs))
+    return tasks
+
+
+def rows(store: Store, names: Iterable[str]) -> list[Task]:
+    """These models alone, of all seeds, each after the one it starts from, and the white-box table
+    of each."""
+    names = list(dict.fromkeys(names))
+    starts = [start for name in names if isinstance(start := store.recipe(name).warm_start, str)]
+    tasks = _training(store, [(n, s) for s in store.seeds for n in _recipes(store, starts, names)])
+    for name, seed in [(name, seed) for seed in store.seeds for name in names]:
+        recipe, work = store.recipe(name), partial(measure_row, name=name, seed=seed)
+        words = f"measure {recipe.defence}, seed {seed}"
+        tasks.append(Task(f"row/{recipe.name}/{seed}", words, work, {_trains(recipe, seed)}))
     return tasks
 
 
@@ -146,6 +166,11 @@ GROUPS: dict[str, Callable[[Store], list[Task]]] = {
     "l2l-da": l2l_da,
     "imitation": imitation,
 }
+
+
+def _recipes(store: Store, *groups: Iterable[str]) -> list[str]:
+    """The names of all these, in full and each once."""
+    return list(dict.fromkeys(store.recipe(name).name for group in groups for name in group))
 
 
 def _trains(recipe: Recipe, seed: int) -> str:

@@ -51,7 +51,7 @@ MEASURING = (*TRAINING, "checks")  # and a measurement's
 class Store:
     """The models and measurements of one profile on one dataset, computed when first asked for.
 
-    `profile`: smoke, quick or paper. `dataset`, `data`: as `l2lkit.load` takes them.
+    `profile`: smoke, quick, night or paper. `dataset`, `data`: as `l2lkit.load` takes them.
     `device`: auto, cpu or cuda. `seed`: the first of the seeds, `seeds`: how many (default: the
     profile's number). `output`: the directory that gets runs/ and figures/ (default: the project's
     checkout, else the current folder). `retrain`: what other code than this made is made anew.
@@ -254,7 +254,7 @@ class Store:
 
     def _keep_epoch(self, directory: Path, seed: int, state: dict) -> None:
         """For `epoch`: both players in half precision, a few hundred kB a small model."""
-        if seed != self.seed or self.profile.name == "paper":
+        if seed != self.seed or not self.profile.small:
             return
         players = {
             part: {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
@@ -266,12 +266,12 @@ class Store:
     def epoch(self, name: str, epoch: int) -> Model:
         """The first seed's model as it was after an epoch (from 1), in half precision, with the
         log so far. Where its epochs were not kept it is trained again: the same game, move by
-        move. Raises InputError for an epoch it did not have, and at profile paper."""
+        move. Raises InputError for an epoch it did not have, and at the large profiles."""
         model = self.model(name, self.seed)
         directory = self.where(model.recipe, self.seed)
         if not 1 <= epoch <= len(model.log):
             raise InputError(f"{model.defence} has epochs 1 to {len(model.log)}, not {epoch}.")
-        if self.profile.name == "paper":
+        if not self.profile.small:
             raise InputError("Epochs are kept at the small profiles only: use smoke or quick.")
         with files.alone(directory):
             kept = files.load_checkpoint(directory / "epochs", f"epoch-{epoch}")
@@ -316,7 +316,7 @@ class Store:
     def budget(self) -> Budget:
         """What an examination may cost at this profile."""
         p = self.profile
-        strongest = auto_attack(p.name == "paper", self.data.num_classes)
+        strongest = auto_attack(not p.small, self.data.num_classes)
         return Budget(p.eval_images, p.curve_images, p.random_draws, strongest)
 
     def subject(self, model: Model) -> Subject:
@@ -385,10 +385,8 @@ class Store:
 
     def workers(self) -> int:
         """How many models to train side by side: one a core (at most eight, for memory) where a
-        model takes one thread, else one."""
-        if self.device.type != "cpu" or self.profile.threads != 1:
-            return 1
-        return min(machine.cores(), 8)
+        model takes one thread, also on a GPU, which one small network leaves idle; else one."""
+        return min(machine.cores(), 8) if self.profile.threads == 1 else 1
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -100,7 +100,7 @@ def work_off(store: Store, tasks: Sequence[Task], workers: int) -> list[str]:
         done, now = sum(expected[name] for name in over), time.monotonic() - started
         bar.update(done - bar.n)
         tqdm.write(
-            f"[{_clock(now)}, about {_clock(now * (total - done) / done)} left] "
+            f"[{clock(now)}, about {clock(now * (total - done) / done)} left] "
             f"{len(over)}/{len(tasks)} {task.words} ({seconds:.0f} s)"
         )
 
@@ -177,5 +177,6 @@ def _in_worker(work: Callable[[Store], str | None]) -> tuple[str | None, float]:
     return work(_worker), time.monotonic() - began
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """As 01:05, or 1:01:05."""
     return tqdm.format_interval(round(seconds))

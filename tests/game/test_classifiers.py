@@ -65,7 +65,9 @@ def test_number_of_parameters_of_lenet():
     assert count("lenet-5", channels=1, size=32) == 61_706
 
 
-@pytest.mark.parametrize("name", ["wrn-10-1", "wrn-16-2", "resnet-18", "resnet-20", "lenet-5"])
+@pytest.mark.parametrize(
+    "name", ["wrn-10-1", "wrn-10-2-stride2", "resnet-18", "resnet-20", "lenet-5"]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [28, 32])
 def test_output_shape(name, channels, size):
@@ -92,6 +94,15 @@ def test_output_shape(name, channels, size):
 def test_what_does_not_exist_is_refused(name):
     with pytest.raises(InputError, match="choose|does not exist"):
         make_classifier(name, 10)
+
+
+def test_stride2_is_the_same_network_on_every_other_place_of_its_first_convolution():
+    torch.manual_seed(0)
+    f, half = (make_classifier(name, 10).eval() for name in ("wrn-10-1", "wrn-10-1-stride2"))
+    half.load_state_dict(f.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    f.features[0].register_forward_hook(lambda module, given, out: out[:, :, ::2, ::2])
+    torch.testing.assert_close(half(x), f(x))
 
 
 def test_lenet_refuses_another_size():

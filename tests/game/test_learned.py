@@ -10,7 +10,7 @@ from torch import nn
 from l2lkit.errors import InputError
 from l2lkit.game.cpu import PReLU
 from l2lkit.game.learned import GradAttacker, NaiveAttacker
-from l2lkit.game.networks import NETWORKS, ResBlock, make_network
+from l2lkit.game.networks import NETWORKS, WIDE, ResBlock, make_network
 
 
 def classifier(seed=0):
@@ -113,12 +113,30 @@ def by_table(name, cin, w=1):
     return int(inner + conv(3, b, 3))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+PRINTED = [name for name in NETWORKS if not name.endswith("-folded")]
+
+
+@pytest.mark.parametrize("name", PRINTED)
 @pytest.mark.parametrize("cin", [3, 6])
 @pytest.mark.parametrize("width", [1.0, 0.5, 1 / 8])
 def test_number_of_parameters_by_the_papers_tables(name, cin, width):
     network = make_network(name, cin, width=width)
     assert sum(p.numel() for p in network.parameters()) == by_table(name, cin, width)
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_folded_network_works_on_two_by_two_pixels_with_twice_the_channels(name):
+    torch.manual_seed(0)
+    network = make_network(f"{name}-folded", 2, 1, width=1 / 16).eval()
+    (inner,) = (m for m in network if isinstance(m, nn.Sequential))
+    same = make_network(name, 8, 4, width=1 / 8)
+    assert [p.shape for p in inner.parameters()] == [p.shape for p in same.parameters()]
+    x = torch.rand(3, 2, 8, 6)
+    corners = [x[:, c, i::2, j::2] for c in range(2) for i in range(2) for j in range(2)]
+    small, expected = inner(torch.stack(corners, 1)), torch.zeros(3, 1, 8, 6)
+    for k, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        expected[:, 0, i::2, j::2] = small[:, k]
+    torch.testing.assert_close(network(x), expected)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -250,7 +268,7 @@ def test_grad_attacker_refuses(options):
 def test_tanh_keeps_any_network_in_the_ball(epsilon, gain, name):
     torch.manual_seed(0)
     g = GradAttacker(name, epsilon=epsilon, width=1 / 16, steps=2).double()
-    list(g.network.modules())[-1].weight.data.mul_(gain)
+    [m for m in g.network.modules() if isinstance(m, nn.Conv2d)][-1].weight.data.mul_(gain)
     x, y = batch()
     delta = g(classifier(), x, y)
     assert delta.abs().max() <= epsilon + 1e-12

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -271,3 +272,24 @@ def test_what_killed_processes_left_half_written_goes(store):
         path.write_text("")
     files.check_writable(store.runs)
     assert not left.exists() and all(path.exists() for path in kept)
+
+
+def test_rows_alone_are_trained_and_measured_and_nothing_else(store, monkeypatch, capsys):
+    monkeypatch.setattr(store, "workers", lambda: 1)
+    assert job.run_rows(store, ["grad"], plan_only=True) == 0
+    planned = capsys.readouterr().out
+    assert not store.runs.exists() and planned.count("train ") == 2 and "3 tasks, about" in planned
+    assert job.run_rows(store, ["grad"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Grad L2L +\d", out) and "with AutoAttack" in out
+    made = sorted(p.parts[-3].rsplit("-", 1)[0] for p in store.runs.rglob("record.json"))
+    assert made == ["iclr2020-grad@ours", "iclr2020-plain"]
+    assert not (store.runs / "notebooks").exists() and not (store.runs / "gail").exists()
+    job.run_rows(store, ["grad"], plan_only=True)
+    assert "train " not in capsys.readouterr().out
+
+
+def test_rows_that_do_not_exist_are_refused_before_any_work(store):
+    with pytest.raises(InputError, match="Unknown recipe 'iclr2020/gard'"):
+        job.run_rows(store, ["plain", "gard"])
+    assert not store.runs.exists()
