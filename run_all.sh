@@ -21,9 +21,12 @@ What to do:
 
 Options of the run:
   --profile NAME     smoke (does it run? 3 minutes), quick (the claims at small scale,
-                     20 to 25 minutes on 2 cores) or paper (the papers' settings,
-                     needs a GPU); default: quick
+                     QUICKTIME), night (50,000 real images in one night on 2 cores)
+                     or paper (the papers' settings, needs a GPU); default: quick
   --only LIST        only these notebooks, for example 01,05; default: all
+  --only-rows LIST   train and measure these rows alone, for example grad,pgm, and
+                     print their table; no notebooks
+  --plan             print what is left to do and how long it takes; do nothing
   --dataset NAME     data set to use; default: digits (needs no download)
   --data DIR|ZIP     folder or zip file that holds the data set
   --device NAME      auto, cpu or cuda; default: auto
@@ -42,6 +45,7 @@ Examples:
   ./run_all.sh                                    all notebooks, quick profile
   ./run_all.sh --profile smoke --only 01,05       a fast look at two of them
   ./run_all.sh --dataset cifar10 --data ~/cifar10.zip --device cuda
+  nice ./run_all.sh --profile night --dataset cifar10 --only-rows plain,pgm,grad
   ./run_all.sh --profile paper --dataset cifar10 --data ~/data --output ~/l2l-paper
   PYTHON=python3.12 ./run_all.sh --setup          choose the Python, install only
 TEXT
@@ -252,10 +256,10 @@ main() {
                 [ -z "$task" ] || misuse "--setup and --test are given once, and not together"
                 task=$1
                 ;;
-            --publish | --retrain)
+            --publish | --retrain | --plan)
                 options+=("$1")
                 ;;
-            --profile | --only | --dataset | --data | --device | --seed | --seeds | --output | --*=*)
+            --profile | --only | --only-rows | --dataset | --data | --device | --seed | --seeds | --output | --*=*)
                 if [ "$option" != "$1" ]; then
                     value=${1#*=}
                 elif [ $# -gt 1 ]; then
@@ -265,14 +269,14 @@ main() {
                     misuse "$option needs a value"
                 fi
                 case $option=$value in
-                    --profile=smoke | --profile=quick | --profile=paper) ;;
+                    --profile=smoke | --profile=quick | --profile=night | --profile=paper) ;;
                     --device=auto | --device=cpu | --device=cuda) ;;
-                    --profile=*) misuse "--profile is smoke, quick or paper, not '$value'" ;;
+                    --profile=*) misuse "--profile is smoke, quick, night or paper, not '$value'" ;;
                     --device=*) misuse "--device is auto, cpu or cuda, not '$value'" ;;
                     --data= | --output=) misuse "$option needs a value" ;;
                     --data=[/~]* | --output=[/~]*) ;; # ~ is the job's to expand
                     --data=* | --output=*) value=$caller/$value ;;
-                    --only=* | --dataset=* | --seed=* | --seeds=*) ;;
+                    --only=* | --only-rows=* | --dataset=* | --seed=* | --seeds=*) ;;
                     *) misuse "unknown option $option" ;;
                 esac
                 options+=("$option" "$value")

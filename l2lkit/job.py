@@ -48,6 +48,7 @@ def run(
             if path.stem not in failed:
                 notebooks.publish(store, path)
         notebooks.publish_figures(store)
+        notebooks.publish_seconds(store)
     print(f"Figures  {store.figures}\nTables   {store.runs / 'tables' / store.dataset}")
     print(f"Report   {store.runs / 'report' / 'index.html'}")
     if failed:

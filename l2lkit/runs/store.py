@@ -40,6 +40,7 @@ from l2lkit.game.cpu import keep_memory
 from l2lkit.game.identity import code, fingerprint
 from l2lkit.game.recipe import Recipe
 from l2lkit.game.solver import Solver
+from l2lkit.runs import box as boxes
 from l2lkit.runs import machine
 from l2lkit.runs.model import Model
 
@@ -55,6 +56,7 @@ class Store:
     `device`: auto, cpu or cuda. `seed`: the first of the seeds, `seeds`: how many (default: the
     profile's number). `output`: the directory that gets runs/ and figures/ (default: the project's
     checkout, else the current folder). `retrain`: what other code than this made is made anew.
+    `box`: where nothing has been trained yet, take the run that comes with the package (`box`).
     Raises InputError for an unknown name and for results of an older layout, at once; the data are
     read when first needed.
     """
@@ -69,6 +71,7 @@ class Store:
         seeds: int | None = None,
         output: str | Path | None = None,
         retrain: bool = False,
+        box: bool = False,
         on_progress: Callable[[str, float], None] | None = None,
     ):
         self.profile = recipes.profile(profile)
@@ -98,11 +101,18 @@ class Store:
         if not 1 <= self.profile.seeds <= 1000:
             raise InputError(f"--seeds must be 1 or more and at most 1,000, not {seeds}.")
         self._check_layout()
+        self.boxed: dict[str, Any] | None = None  # the card of the box that this store works on
+        usual = data is None and seed == 0 and seeds in (None, recipes.profile(profile).seeds)
+        if box and usual and not (self.runs / "models" / dataset).exists():
+            self.boxed, self.runs = boxes.opened(self.runs, dataset)
+        if self.boxed:
+            self.profile = replace(self.profile, precision=self.boxed["precision"])
 
     @classmethod
     def here(cls, **settings: Any) -> "Store":
         """The store with these settings; those left out are taken from the environment, from
-        L2LKIT_PROFILE, L2LKIT_DATASET, _DATA, _DEVICE, _SEED, _SEEDS and _OUTPUT."""
+        L2LKIT_PROFILE, L2LKIT_DATASET, _DATA, _DEVICE, _SEED, _SEEDS and _OUTPUT. With `box`."""
+        settings = {"box": True} | settings
         for name in ("profile", "dataset", "data", "device", "seed", "seeds", "output"):
             variable = f"L2LKIT_{name.upper()}"
             value = os.environ.get(variable)
@@ -300,10 +310,7 @@ class Store:
             other = json.loads(record.read_text()).get("code") != code(*rooms)
         except ValueError:
             return False  # damaged: it is made anew in any case
-        if other:
-            self.of_other_code.add(os.fspath(record))
-        else:
-            self.of_other_code.discard(os.fspath(record))
+        (self.of_other_code.add if other else self.of_other_code.discard)(os.fspath(record))
         return other
 
     # Measurements ------------------------------------------------------------------------------
@@ -412,6 +419,7 @@ class Store:
             "seeds": self.profile.seeds,
             "output": os.fspath(self.output.resolve()),
             "retrain": self.retrain,
+            "box": self.boxed is not None,
         }
 
     def save_table(self, frame: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
@@ -430,12 +438,11 @@ class Store:
         """The part every caption ends with: data, profile and seeds, and whether any result that
         this store has handed out was made by other code than now."""
         n = self.profile.seeds if seeds is None else seeds
-        tested = f", {images} test images" if images else ""
-        words = (
-            f"{self.data.title}, profile {self.profile.name}, "
-            f"{n} seed{'s' if n != 1 else ''}{tested}."
-        )
-        return " ".join(filter(None, [words, self.other_code()]))
+        parts = [self.data.title, f"profile {self.profile.name}", f"{n} seed{'s' * (n != 1)}"]
+        sentences = [", ".join([*parts, f"{images} test images"] if images else parts) + "."]
+        if self.boxed:
+            sentences += [f"Made at commit {self.boxed['commit']}; comes with l2lkit."]
+        return " ".join(filter(None, [*sentences, self.other_code()]))
 
     def other_code(self) -> str:
         """One sentence if results of other code have been used, else nothing."""

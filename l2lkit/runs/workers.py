@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,11 +14,14 @@ from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from l2lkit.errors import InputError
 from l2lkit.files import write_json
+from l2lkit.game.step import Players, step
 from l2lkit.runs.machine import repository
 from l2lkit.runs.store import Store
 
@@ -36,14 +39,19 @@ class Task:
 
 
 class Durations:
-    """How long each task took when it was last done, here or, before that, in the recorded run:
-    what decides the order, and the time left."""
+    """How long each task took when it was last done here, or else in the recorded run, in
+    proportion to this machine's speed: what decides the order, and the time left."""
 
     def __init__(self, store: Store):
         self.path = store.runs / "seconds.json"
         root, name = repository(), f"seconds-{store.profile.name}.json"
-        self.known = _seconds(root / "results" / "recorded" / name) if root else {}
-        self.known |= _seconds(self.path)
+        recorded = _read(root / "results" / "recorded" / name) if root else {}
+        own = _read(self.path)
+        one_core = store.profile.threads == 1  # at profile paper a step takes long
+        self.step = own.get("step") or (step_seconds(store) if one_core else 0.0)
+        scale = self.step / recorded["step"] if self.step and recorded.get("step") else 1.0
+        self.known = {task: s * scale for task, s in recorded.get("seconds", {}).items()}
+        self.known |= own.get("seconds", {})
 
     def expected(self, task: Task) -> float:
         """Seconds: the task's own, else the mean of its kind, else of all, else 1."""
@@ -53,19 +61,66 @@ class Durations:
         alike = [s for name, s in self.known.items() if name.startswith(kind)]
         return mean(alike or list(self.known.values()) or [1.0])
 
-    def keep(self, task: Task, seconds: float) -> None:
-        """Remember, unless it took less than a tenth of the last time: then it was found done."""
+    def keep(self, task: Task, seconds: float) -> bool:
+        """Remember, unless it took less than a tenth of the last time, for then it was found done;
+        returns whether it was work."""
         if seconds < self.known.get(task.name, 0) / 10:
-            return
+            return False
         self.known[task.name] = round(seconds, 1)
-        write_json(self.path, {"seconds": _seconds(self.path) | {task.name: round(seconds, 1)}})
+        own = _read(self.path).get("seconds", {}) | {task.name: round(seconds, 1)}
+        write_json(self.path, {"step": self.step, "seconds": own})
+        return True
 
 
-def _seconds(path: Path) -> dict[str, float]:
+def step_seconds(store: Store) -> float:
+    """Seconds that one training step of the profile's Plain Net takes here, on one worker's
+    threads: what tells how fast this machine is beside another."""
+    recipe, data = store.recipe("plain"), store.data
+    with store.computing(), torch.random.fork_rng():
+        players = Players.build(recipe, data, store.device)
+        x, y = data.train_images[: recipe.batch_size].float() / 255, data.train_labels
+        times = []
+        for _ in range(4):  # the first allocates
+            began = time.perf_counter()
+            float(step(players, x, y[: len(x)])[0])  # waits for the device
+            times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["seconds"]
-    except (OSError, ValueError, KeyError):
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return read if isinstance(read.get("seconds"), dict) else {}
+    except (OSError, ValueError, AttributeError):
         return {}
+
+
+class TimeLeft:
+    """What is left of the expected seconds, corrected by how long finished tasks took in proportion
+    to what was expected of them. Tasks that were found done tell nothing."""
+
+    def __init__(self, expected: Mapping[str, float], workers: int):
+        self.expected, self.workers = dict(expected), workers
+        self.began: dict[str, float] = {}
+        self.taken, self.promised = 30.0, 30.0  # half a minute as promised, to begin with
+
+    def start(self, name: str) -> None:
+        self.began[name] = time.monotonic()
+
+    def finish(self, name: str, seconds: float | None) -> None:
+        """`seconds` is None where the task was found done."""
+        if seconds is not None:
+            self.taken += seconds
+            self.promised += self.expected[name]
+        self.expected.pop(name), self.began.pop(name, None)
+
+    def seconds(self) -> float:
+        pace, now = self.taken / self.promised, time.monotonic()
+        left = [
+            max(0.0, expected * pace - (now - self.began.get(name, now)))
+            for name, expected in self.expected.items()
+        ]
+        return max(sum(left) / self.workers, max(left, default=0.0))
 
 
 def work_off(store: Store, tasks: Sequence[Task], workers: int) -> list[str]:
@@ -80,32 +135,37 @@ def work_off(store: Store, tasks: Sequence[Task], workers: int) -> list[str]:
     graph = {task.name: task.needs & by_name.keys() for task in tasks}
     sorter, ready = TopologicalSorter(graph), list[str]()
     sorter.prepare()
-    total, started = sum(expected.values()), time.monotonic()
-    over, failed = list[str](), list[str]()
+    started, over, failed = time.monotonic(), list[str](), list[str]()
+    left = TimeLeft(expected, workers)
     # The bar keeps to a terminal (disable=None); in a log the lines stand alone.
-    look = "{percentage:3.0f}%|{bar:24}| {elapsed}, about {remaining} left · {desc}"
-    bar = tqdm(total=total, disable=None, leave=False, bar_format=look)
+    look = "{percentage:3.0f}%|{bar:24}| {elapsed}{postfix} · {desc}"
+    bar = tqdm(total=sum(expected.values()), disable=None, leave=False, bar_format=look)
 
     def start() -> Task | None:
         ready.extend(sorter.get_ready())
         ready.sort(key=lambda name: expected[name])
-        return by_name[ready.pop()] if ready else None
+        if not ready:
+            return None
+        left.start(ready[-1])
+        return by_name[ready.pop()]
 
     def finished(task: Task, outcome: str | None, seconds: float) -> None:
-        durations.keep(task, seconds)
+        left.finish(task.name, seconds if durations.keep(task, seconds) else None)
         sorter.done(task.name)
         over.append(task.name)
         if outcome:
             failed.append(outcome)
-        done, now = sum(expected[name] for name in over), time.monotonic() - started
-        bar.update(done - bar.n)
+        bar.update(sum(expected[name] for name in over) - bar.n)
+        remaining = clock(left.seconds())
+        bar.set_postfix_str(f"about {remaining} left", refresh=False)
         tqdm.write(
-            f"[{clock(now)}, about {clock(now * (total - done) / done)} left] "
+            f"[{clock(time.monotonic() - started)}, about {remaining} left] "
             f"{len(over)}/{len(tasks)} {task.words} ({seconds:.0f} s)"
         )
 
     def on_progress(task: Task, what: str, share: float) -> None:
         bar.set_description_str(what, refresh=False)
+        bar.set_postfix_str(f"about {clock(left.seconds())} left", refresh=False)
         bar.update(share * expected[task.name])
 
     with bar:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from l2lkit.errors import InputError
-from l2lkit.files import alone, cannot_write, is_json, write_atomically
+from l2lkit.files import alone, cannot_write, is_json, write_atomically, write_json
 from l2lkit.runs.machine import repository
 from l2lkit.runs.store import Store
 
@@ -126,6 +127,15 @@ def publish_figures(store: Store) -> None:
     """Copy the figures of this profile and dataset over those in figures/published/."""
     target = notebooks()[0].parents[1] / "figures" / "published" / store.figures.name
     shutil.copytree(store.figures, target, dirs_exist_ok=True)
+
+
+def publish_seconds(store: Store) -> None:
+    """Record how long each task took, for the time left of other people's runs."""
+    seconds = store.runs / "seconds.json"
+    name = f"seconds-{store.profile.name}.json"
+    target = notebooks()[0].parents[1] / "results" / "recorded" / name
+    about = json.loads(seconds.read_text()) | {"provenance": store.machine()}
+    write_json(target, about)
 
 
 def _smaller(png: str) -> str:

@@ -180,6 +180,40 @@ def test_a_task_without_a_record_is_taken_for_the_mean_of_its_kind(store):
     assert expected == [2.0, 3.0, 5.0]
 
 
+def test_recorded_seconds_are_taken_in_proportion_to_this_machines_speed(store, monkeypatch):
+    recorded = {"step": 0.5, "seconds": {"train/a/0": 10.0, "train/b/0": 4.0}}
+    read = workers._read
+    monkeypatch.setattr(
+        workers, "_read", lambda p: recorded if p.parent.name == "recorded" else read(p)
+    )
+    monkeypatch.setattr(workers, "step_seconds", lambda _: 1.5)  # three times as slow
+    durations = workers.Durations(store)
+    assert durations.known == {"train/a/0": 30.0, "train/b/0": 12.0}
+    durations.keep(Task("train/a/0", "", Touch(None, "", ())), 24.0)
+    assert workers.Durations(store).known == {"train/a/0": 24.0, "train/b/0": 12.0}
+
+
+def test_the_speed_of_this_machine_is_that_of_a_step_of_the_plain_net(store):
+    assert 0 < workers.step_seconds(store) < 5
+
+
+def test_time_left_by_hand(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    left = workers.TimeLeft({"a": 60.0, "b": 60.0, "c": 60.0, "d": 20.0}, 2)
+    assert left.seconds() == 100.0  # 200 seconds of work for two
+    left.start("a"), left.start("b")
+    now[0] += 30
+    assert left.seconds() == 70.0
+    left.finish("a", None)  # found done at once: nothing is learnt about the pace
+    assert left.seconds() == 60.0  # c alone; what is left for two would take 55
+    left.finish("b", 120.0)  # twice as long as expected: (30 + 120) for (30 + 60)
+    assert left.seconds() == pytest.approx(max((60 + 20) / 2, 60) * 150 / 90)
+    left.start("c")
+    now[0] += 1000  # longer than anything: what runs counts as about to end
+    assert left.seconds() == pytest.approx(20 * 150 / 90)
+
+
 class Touch:
     """A task's work that can travel to a worker; it may not start before what it needs is done."""
 

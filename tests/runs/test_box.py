@@ -1,0 +1,102 @@
+"""The shipped run: packed and unpacked without loss, used where nothing was trained, and never
+mixed with what was."""
+
+import hashlib
+import json
+import zipfile
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from l2lkit import InputError, recipes
+from l2lkit.game import loop
+from l2lkit.results import experiments
+from l2lkit.runs import box
+from l2lkit.runs.store import Store
+
+ABOUT = {"precision": "float32", "commit": "0123abc"}
+
+
+@pytest.fixture
+def packed(folder, tmp_path, monkeypatch):
+    """A box of two trained and measured models, and the store that made them."""
+    monkeypatch.setitem(recipes.PROFILES, "smoke", replace(tiny.TINY, epochs=2))
+    monkeypatch.setattr(box, "BOXES", tmp_path / "boxes")
+    monkeypatch.setenv("L2LKIT_DATA", str(folder))
+    made = Store("smoke", "tiny", device="cpu", output=tmp_path / "made")
+    experiments.white_box(made, ["grad"])
+    box.pack(made.runs, box.BOXES / "smoke-tiny.zip", ABOUT)
+    return made
+
+
+def fresh(place, **settings):
+    return Store("smoke", "tiny", device="cpu", output=place, box=True, **settings)
+
+
+@pytest.fixture
+def no_training(packed, monkeypatch):
+    monkeypatch.setattr(loop, "_epoch", lambda *_: pytest.fail("an epoch was played"))
+    compute = "l2lkit.game.evaluate.trajectory"
+    monkeypatch.setattr(compute, lambda *_, **__: pytest.fail("something was measured"))
+
+
+def test_what_comes_out_is_what_went_in(packed, no_training, tmp_path):
+    there = fresh(tmp_path / "new")
+    old, new = packed.model("grad"), there.model("grad")
+    for a, b in ((old.classifier, new.classifier), (old.attack, new.attack)):
+        assert a.state_dict().keys() == b.state_dict().keys()
+        assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    assert new.log.equals(old.log) and new.key == old.key
+    assert experiments.white_box(there, ["grad"]).equals(experiments.white_box(packed, ["grad"]))
+    assert "Made at commit 0123abc; comes with l2lkit." in there.caption()
+    assert "comes with" not in packed.caption()
+
+
+def test_the_replay_of_the_first_seed_comes_along(packed, no_training, tmp_path):
+    then, now = (s.epoch("grad", 1) for s in (packed, fresh(tmp_path / "new")))
+    for k, v in then.classifier.state_dict().items():
+        assert torch.equal(v, now.classifier.state_dict()[k])
+
+
+def test_it_is_used_only_where_nothing_was_trained(packed, tmp_path):
+    assert fresh(packed.output).boxed is None and fresh(packed.output).runs == packed.runs
+    for asked in ({"seed": 1}, {"seeds": 2}, {"data": tmp_path / "images"}):
+        assert fresh(tmp_path / "new", **asked).boxed is None
+    assert Store("smoke", "tiny", device="cpu", output=tmp_path / "new").boxed is None
+    assert not (tmp_path / "new").exists()
+    there = fresh(tmp_path / "new")
+    assert there.boxed and there.runs.parent == tmp_path / "new" / "runs"
+    assert there.runs.name.startswith("smoke-box-")
+    again = Store(**there.parameters())  # as a notebook's kernel or a worker opens it
+    assert again.runs == there.runs and again.boxed == there.boxed
+
+
+def test_its_precision_holds_whatever_this_machine_would_train_in(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr("l2lkit.runs.machine.has_bfloat16", lambda _: True)
+    assert fresh(tmp_path / "new").recipe("grad").precision == "float32"
+
+
+@pytest.mark.parametrize("change", ["a digest", "a name", "no card", "no zip"])
+def test_a_damaged_box_is_refused_in_one_sentence(packed, tmp_path, change):
+    path = box.BOXES / "smoke-tiny.zip"
+    with zipfile.ZipFile(path) as there:
+        contents = {name: there.read(name) for name in there.namelist()}
+    card = json.loads(contents["card.json"])
+    if change == "a digest":
+        contents["layout"] = b"3"
+    if change == "a name":
+        card["files"]["../outside"] = hashlib.sha256(b"x").hexdigest()
+        contents["../outside"] = b"x"
+    contents["card.json"] = json.dumps(card).encode()
+    if change == "no card":
+        del contents["card.json"]
+    with zipfile.ZipFile(path, "w") as there:
+        for name, content in contents.items():
+            there.writestr(name, content)
+    if change == "no zip":
+        path.write_bytes(b"not a zip")
+    with pytest.raises(InputError, match="smoke-tiny.zip is damaged"):
+        fresh(tmp_path / "new")
+    assert not (tmp_path / "new" / "runs" / "outside").exists()
