@@ -171,3 +171,16 @@ def robust_accuracy(
         }
         rows.append(row_of(model) | row)
     return pd.DataFrame(rows)
+
+
+def decided(table: pd.DataFrame, topic: str) -> pd.DataFrame:
+    """The rows of `checks.verdicts` on one topic with an item a row: how much is `allowed`, and for
+    each defence the deciding value, with the verdict where the item does not hold. A value below
+    zero is that far on the safe side."""
+    rows = table[(table.topic == topic) & (table.verdict != "")]
+    parts = rows.decides.str.extract(r"(?P<value>\S+) \((?P<allowed>\S+) allowed\)")
+    words = parts.value + (" " + rows.verdict).where(rows.verdict != "holds", "")
+    wide = rows.assign(words=words).pivot(index="item", columns="defence", values="words")
+    wide = wide.reindex(index=rows["item"].unique(), columns=rows.defence.unique()).fillna("")
+    wide.insert(0, "allowed", parts.allowed.groupby(rows["item"]).first())
+    return wide

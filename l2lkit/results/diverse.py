@@ -251,6 +251,16 @@ def effects(
     return pd.DataFrame(rows, columns=columns)
 
 
+def effects_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `effects` to read: a row a switch and a column an attack, "points (seeds that
+    gain)", and the published points, which are under PGD-100."""
+    rows = table.assign(text=table.points + " (" + table["seeds that gain"] + ")")
+    wide = rows.pivot(index=["adding", ""], columns="under", values="text")[rows.under.unique()]
+    told = rows[rows.under == "PGD-100"].set_index(["adding", ""]).published
+    wide = wide.reindex(rows.set_index(["adding", ""]).index.unique())
+    return wide.assign(**{"published, PGD-100": told})
+
+
 def everything(store: Store, names: Sequence[str], seed: int | None = None) -> pd.DataFrame:
     """Every named defence under every attack of both papers: the rows of
     `experiments.white_box` (ICLR 2020, Tables 2 and 8) and of `white_box` (L2L-DA, Table 2).

@@ -184,10 +184,10 @@ def family(store: Store) -> str:
     return "l2l-da" if store.data.channels == 1 else "l2l-da-cifar10"
 
 
-def panel(store: Store, model: Model, label: str, attack: Solver, index: int) -> Panel:
-    """One attacked test image, for `show.plots.perturbation_grid`."""
+def panel(store: Store, model: Model, label: str, attack: Solver | None, index: int) -> Panel:
+    """One test image, attacked or not, for `show.pictures.perturbation_grid`."""
     x, y = (part[index : index + 1] for part in store.images(index + 1))
-    delta = perturb(model.classifier, attack, x, y, seed=index)
+    delta = perturb(model.classifier, attack, x, y, seed=index) if attack else torch.zeros_like(x)
     with torch.no_grad():
         chances = model.classifier(x + delta).softmax(1)[0]
     names, best = store.data.class_names, int(chances.argmax())
@@ -199,13 +199,15 @@ def panel(store: Store, model: Model, label: str, attack: Solver, index: int) ->
 def perturbations(
     store: Store,
     index: int,
-    names: Sequence[str] = ("2step", "pgm"),
+    names: Sequence[str] = ("plain", "2step", "pgm"),
     attacks: Sequence[str] = FIGURE_5,
 ) -> list[Panel]:
-    """One test image under some of the `named_attacks`, on each named classifier. The defaults are
-    Figure 5 of ICLR 2020; v2's has FGSM and PGM on FGSM Net, PGM Net and Grad L2L."""
+    """One test image, clean ("no attack") and under some of the `named_attacks`, on each named
+    classifier. The defaults are Figure 5 of ICLR 2020 with Plain Net; v2's has FGSM and PGM on FGSM
+    Net, PGM Net and Grad L2L."""
     known, models = named_attacks(store, store.seed), store.models(names, [store.seed])
-    return [panel(store, m, label, known[label], index) for m in models for label in attacks]
+    rows = {"no attack": None} | {label: known[label] for label in attacks}
+    return [panel(store, m, label, attack, index) for m in models for label, attack in rows.items()]
 
 
 def roughness(
@@ -333,6 +335,14 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
             rows.append((claim, attack, mean_deviation(gap), agreed, verdict))
     columns = ["claim", "under", "difference", "seeds that agree", "verdict"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def verdicts_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `verdicts` to read: a claim a row and an attack a column, "difference (seeds that
+    agree): verdict"."""
+    text = table.difference + " (" + table["seeds that agree"] + "): " + table.verdict
+    wide = table.assign(text=text).pivot(index="claim", columns="under", values="text")
+    return wide.reindex(index=table.claim.unique(), columns=table.under.unique()).fillna("")
 
 
 def mean_deviation(values: pd.Series) -> str:

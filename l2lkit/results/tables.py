@@ -295,35 +295,36 @@ def compare_times(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def show(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `compare` or `compare_black_box` to read: a row a defence, and for each attack
-    the columns published, measured and difference, as text with one decimal, "" where there is
-    nothing. Measured is the statistic that the row names, in the black box the mean."""
+    """The rows of `compare`, `compare_black_box` or `compare_transfer` to read: a row a defence and
+    a column an attack, as text, "measured (published)" in %, "(published)" where nothing was
+    measured and "" where there is neither. Measured is the statistic that the row names, in the
+    black box the mean. What was published stands in the tables that the index names."""
     records = frame.to_dict("records")
     for row in records:
         if row.get("statistic") == "worst":
             row |= {"measured": row["worst"], "deviation": None}
-    texts = frame.assign(
-        published=[_text(r["published"], r.get("published_deviation")) for r in records],
-        measured=[_text(r["measured"], r.get("deviation")) for r in records],
-        difference=[_text(r["difference"], sign="+") for r in records],
-    )
+    texts = frame.assign(text=[_side_by_side(row) for row in records])
     if "surrogate" in frame:
         texts["attack"] = frame.attack + " from " + frame.surrogate
-    source = (frame.table + ", " + frame.dataset).where(frame.table != "", "")
-    texts["published in"] = source.groupby(frame.get("recipe", frame.defence)).transform("max")
-    index = [c for c in ("recipe", "defence", "published in", "statistic", "seeds") if c in texts]
+    index = [c for c in ("recipe", "defence", "seeds") if c in texts]
+    if "table" in frame:
+        source = (frame.table + ", " + frame.dataset).where(frame.table != "", "")
+        texts["published in"] = source.groupby(frame.get("recipe", frame.defence)).transform("max")
+        index.insert(-1 if "seeds" in index else len(index), "published in")
     known = [a for a in ATTACKS if a in set(texts.attack)]
-    attacks = dict.fromkeys([*known, *texts.attack])
-    columns = ["published", "measured", "difference"]
-    wide = texts.pivot(index=index, columns="attack", values=columns).swaplevel(axis=1)
-    return wide.reindex(
-        index=pd.MultiIndex.from_frame(texts[index].drop_duplicates()),
-        columns=pd.MultiIndex.from_product([attacks, columns]),
-    ).fillna("")
+    wide = texts.pivot(index=index, columns="attack", values="text")
+    rows = texts[index].drop_duplicates()
+    rows = pd.Index(rows[index[0]]) if len(index) == 1 else pd.MultiIndex.from_frame(rows)
+    return wide.reindex(index=rows, columns=[*dict.fromkeys([*known, *texts.attack])]).fillna("")
 
 
-def _text(value: float, deviation: float | None = None, sign: str = "") -> str:
+def _side_by_side(row: dict) -> str:
+    told = _text(row["published"], row.get("published_deviation"))
+    return f"{_text(row['measured'], row.get('deviation'))} {told and f'({told})'}".strip()
+
+
+def _text(value: float, deviation: float | None = None) -> str:
     if pd.isna(value):
         return ""
     spread = "" if deviation is None or pd.isna(deviation) else f" ± {deviation:.1f}"
-    return f"{value:{sign}.1f}{spread}"
+    return f"{value:.1f}{spread}"

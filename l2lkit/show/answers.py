@@ -15,9 +15,11 @@ def say(store: Store, notebook: str, text: str) -> Markdown:
 
 
 def said(store: Store, dataset: str) -> dict[str, str]:
-    """What each notebook of the last run on this dataset said, in their order."""
+    """What each notebook of the last run on this dataset said, in their order; a run too small for
+    an answer says nothing."""
     paths = sorted(folder(store, dataset).glob("*.md"))
-    return {path.stem: path.read_text(encoding="utf-8").strip() for path in paths}
+    answers = {path.stem: path.read_text(encoding="utf-8").strip() for path in paths}
+    return {name: text for name, text in answers.items() if text}
 
 
 def everything(store: Store) -> Markdown:

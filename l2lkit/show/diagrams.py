@@ -36,8 +36,9 @@ def attacker_diagram(steps: Sequence[int] = (0, 1, 2)) -> Figure:
     rows = fig.subplots(len(steps), squeeze=False, height_ratios=heights)[:, 0]
     for ax, k, height in zip(rows, steps, heights, strict=True):
         _unroll(ax, k)
-        name = {0: "Naive L2L: no query", 1: "Grad L2L: one query"}.get(k)
-        ax.set_title(name or f"{k}-Step L2L: {k} queries", loc="left", fontweight="bold")
+        name = {0: "Naive L2L: no query", 1: "Grad L2L: one query", 2: "2-Step L2L: two queries"}
+        words = name.get(k, f"{k}-Step L2L: {k} queries")
+        ax.set_title(words, loc="left", fontweight="bold")
         ax.set(xlim=(-0.7, width - 0.8), ylim=(-0.5, height - 0.5))
     _legend(fig, [_FORWARD, _QUERY] if any(steps) else [_FORWARD])
     return fig

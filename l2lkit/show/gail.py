@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -24,63 +24,76 @@ from l2lkit.gail.game import METHODS, gail_recipe
 from l2lkit.results.gail import Run, seeds, trained
 from l2lkit.runs.store import Store
 from l2lkit.show.blit import Blitted
+from l2lkit.show.style import FEW, PALETTE
 from l2lkit.show.widgets import WRAP, Described
 
 LOOKS: dict[str, dict[str, Any]] = {
-    method: {"color": f"C{i}", "marker": "osD"[i], "ls": ("-", "--", ":")[i]}
-    for i, method in enumerate(METHODS)
+    method: {"color": PALETTE[i], "ls": ("-", "--", "-.")[i]} for i, method in enumerate(METHODS)
 }
 
 
 def learning_curves(table: pd.DataFrame) -> Figure:
-    """Figure 6: return against iteration, a picture an environment; the mean over seeds and a band
-    from the lowest to the highest. Dashed, the expert; dotted, chance. `table` as of `curves`."""
+    """Figure 6: return against iteration, a picture an environment. Thick, the mean over seeds and
+    over the last twentieth of all iterations; thin, up to `style.FEW` seeds, or a band from the
+    lowest to the highest. Black, the expert and chance. `table` as of `curves`."""
     environments = list(dict.fromkeys(table["environment"]))
-    size = (5 * len(environments) + 1, 4)
+    size = (4.4 * len(environments) + 1, 4)
     fig, axes = plt.subplots(1, len(environments), squeeze=False, figsize=size)
+    window = max(1, table["iteration"].max() // 20)
     for ax, environment in zip(axes[0], environments, strict=True):
         part = table[table["environment"] == environment]
         for method, runs in part.groupby("defence", sort=False):
-            line = runs.groupby("iteration")["return"].agg(["mean", "min", "max"])
-            look = LOOKS[str(method)]
-            ax.plot(line.index, line["mean"], label=method, markevery=0.1, **look)
-            ax.fill_between(line.index, line["min"], line["max"], alpha=0.15, color=look["color"])
-        _marks(ax, environment)
-        ax.set(title=environment, xlabel="iteration")
-    axes[0][0].set_ylabel("return")
+            wide = runs.pivot(index="iteration", columns="seed", values="return")
+            smooth, look = wide.rolling(window, min_periods=1).mean(), LOOKS[str(method)]
+            ax.plot(smooth.mean(axis=1), label=method, lw=2.5, **look)
+            if wide.shape[1] > FEW:
+                ends = smooth.min(axis=1), smooth.max(axis=1)
+                ax.fill_between(smooth.index, *ends, alpha=0.15, color=look["color"])
+            elif wide.shape[1] > 1:
+                ax.plot(smooth, lw=0.8, alpha=0.7, **look)
+        shown = load(environment)
+        ax.axhline(shown.expert, color="0.1", ls=(0, (6, 2)), lw=1.2, label="expert", zorder=1)
+        ax.axhline(shown.chance, color="0.1", ls=(0, (1, 1)), lw=1.2, label="chance", zorder=1)
+        ax.set(title=environment, xlabel="iteration", ylabel="return")
     count = table["seed"].nunique()
-    title = f"mean and range,\n{count} seeds" if count > 1 else "1 seed"
+    spread = "thin: the seeds" if count <= FEW else "band: their range"
+    title = f"mean of {count} seeds;\n{spread}" if count > 1 else "1 seed"
     fig.legend(*axes[0][0].get_legend_handles_labels(), title=title, loc="outside right upper")
     return fig
 
 
-def seed_curves(table: pd.DataFrame) -> Figure:
-    """Every single run: a row an environment, a column a method, a line a seed. A mean hides what
-    Figure 6 is about, a run that drops while the others hold."""
+def seed_curves(table: pd.DataFrame, cells: int = 200) -> Figure:
+    """Every single run: a row an environment, a column a method, a strip a seed, its colour the
+    score at each iteration, from chance (0) to the expert (1). A mean hides what Figure 6 is about,
+    a run that drops while the others hold. A strip has up to `cells` cells, each the *lowest* of
+    the iterations it covers, so that no drop is averaged away."""
     environments = list(dict.fromkeys(table["environment"]))
     methods = list(dict.fromkeys(table["defence"]))
+    seeds = sorted(table["seed"].unique())
     rows, columns = len(environments), len(methods)
-    size = (3.4 * columns + 0.5, 2.3 * rows + 0.5)
-    fig, grid = plt.subplots(rows, columns, squeeze=False, sharex="row", sharey="row", figsize=size)
+    size = (9.5, (0.25 * len(seeds) + 0.9) * rows + 0.5)
+    fig, grid = plt.subplots(rows, columns, squeeze=False, sharex="row", sharey=True, figsize=size)
     for axes, environment in zip(grid, environments, strict=True):
+        part = table[table["environment"] == environment]
+        every = -(-int(part["iteration"].max()) // cells)
+        part = part.assign(cell=(part["iteration"] - 1) // every)
         for ax, method in zip(axes, methods, strict=True):
-            runs = table[(table["environment"] == environment) & (table["defence"] == method)]
-            for i, (_, run) in enumerate(runs.groupby("seed")):
-                dashes = ("-", "--", "-.", ":")[i % 4]
-                ax.plot(run["iteration"], run["return"], lw=1.2, ls=dashes, color=f"C{i % 10}")
-            _marks(ax, environment)
-        axes[0].set_ylabel(f"{environment}\nreturn")
-    for ax, method in zip(grid[0], methods, strict=True):
-        ax.set_title(method)
-    for ax in grid.flat:
-        ax.set_xlabel("iteration")
+            runs = part[part["defence"] == method]
+            strips = runs.pivot_table(index="seed", columns="cell", values="score", aggfunc="min")
+            place = {"extent": (0, every * strips.shape[1], len(seeds) - 0.5, -0.5)}
+            look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": "cividis"}
+            drawn = ax.imshow(strips.reindex(seeds), vmin=0, vmax=1, **place, **look)
+            ax.set(title=f"{environment}: {method}", yticks=range(len(seeds)), yticklabels=seeds)
+            ax.hlines(np.arange(0.5, len(seeds) - 1), *ax.get_xlim(), color="w", lw=2)
+            ax.title.set_fontsize(10)
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="upper"))
+            ax.grid(False)
+        axes[0].set_ylabel("seed")
+    plt.setp(grid[-1], xlabel="iteration")
+    words = "score" if every == 1 else f"score, lowest of {every} iterations"
+    bar = fig.colorbar(drawn, ax=grid, label=words, extend="both")
+    bar.set_ticks([0, 0.5, 1], labels=["0: chance", "0.5", "1: expert"])
     return fig
-
-
-def _marks(ax: Axes, environment: str) -> None:
-    shown = load(environment)
-    ax.axhline(shown.expert, color="0.2", ls="--", lw=1.2, label="expert", zorder=1)
-    ax.axhline(shown.chance, color="0.2", ls=":", lw=1.2, label="chance", zorder=1)
 
 
 # What a picture of the state space spans: two coordinates, their names and their ranges;

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from l2lkit.data import Dataset
 from l2lkit.errors import InputError
 from l2lkit.results.experiments import Panel
+from l2lkit.show.style import PALETTE
 
 _BARE = {"xticks": [], "yticks": [], "frame_on": False}
 
@@ -29,8 +30,9 @@ def perturbation_grid(
 ) -> Figure:
     """Figure 5 of the ICLR 2020 version: a row per attack, a block of columns per classifier.
 
-    Magnification 1 shows the adversarial image itself, the others `magnify` of the perturbation.
-    Under each first picture: the class predicted, its confidence, and whether it was fooled.
+    Magnification 1 shows the image itself, attacked, the others `magnify` of the perturbation; a
+    row without any perturbation has only the image. Under each image: the class predicted, its
+    confidence, and whether it is right.
     Raises InputError for no panels or images of another shape.
     """
     if not panels:
@@ -38,15 +40,16 @@ def perturbation_grid(
     rows = list(dict.fromkeys(p.row for p in panels))
     blocks = list(dict.fromkeys(p.column for p in panels))
     n, m = len(rows), len(magnifications)
-    fig = plt.figure(figsize=((1.65 * m + 0.4) * len(blocks), 2.0 * n + 0.7))
+    side = min(1.4, 9.2 / (m * len(blocks)))
+    fig = plt.figure(figsize=((side * m + 0.2) * len(blocks) + 0.3, (side + 0.45) * n + 0.5))
     grids = {}
     for block, sub in zip(blocks, fig.subfigures(1, len(blocks), squeeze=False)[0], strict=True):
-        sub.suptitle(block, fontweight="bold")
+        sub.suptitle(block, fontweight="bold", fontsize=12)
         grids[block] = sub.subplots(n, m, squeeze=False, subplot_kw=_BARE)
         for ax, times in zip(grids[block][0], magnifications, strict=True):
-            ax.set_title("adversarial" if times == 1 else f"$\\delta$ × {times:g}", fontsize=11)
+            ax.set_title("image" if times == 1 else f"$\\delta$ × {times:g}", fontsize=10)
         for ax, row in zip(grids[block][:, 0], rows, strict=True):
-            ax.set_ylabel(row)
+            ax.set_ylabel(row.replace(" attacker", "\nattacker"), fontsize=10)
     for p in panels:
         image, delta = _array(p.image), _array(p.perturbation)
         if image.ndim != 3 or image.shape[0] not in (1, 3) or image.shape != delta.shape:
@@ -56,9 +59,16 @@ def perturbation_grid(
             )
         axes = grids[p.column][rows.index(p.row)]
         for ax, times in zip(axes, magnifications, strict=True):
-            _show(ax, np.clip(image + delta, 0, 1) if times == 1 else magnify(delta, times))
-        verdict = "correct" if p.predicted == p.label else f"fooled (is {p.label})"
-        axes[0].set_xlabel(f"{p.predicted} {p.confidence:.0%}\n{verdict}", fontsize=10)
+            if times == 1:
+                _show(ax, np.clip(image + delta, 0, 1))
+            elif delta.any():
+                _show(ax, magnify(delta, times))
+            else:
+                ax.set_box_aspect(image.shape[1] / image.shape[2])
+        right = p.predicted == p.label
+        words = f"{p.predicted} {p.confidence:.0%}\n{'right' if right else f'wrong: is {p.label}'}"
+        look = {"color": "0.15"} if right else {"color": PALETTE[3], "fontweight": "bold"}
+        axes[0].set_xlabel(words, fontsize=9, **look)
     return fig
 
 
@@ -75,21 +85,27 @@ def image_grid(data: Dataset, rows: int = 4, columns: int = 10) -> Figure:
 
 
 def draws_view(
-    image: torch.Tensor, perturbations: torch.Tensor, answers: Sequence[str], epsilon: float
+    image: torch.Tensor,
+    perturbations: torch.Tensor,
+    answers: Sequence[str],
+    epsilon: float,
+    label: str,
 ) -> Figure:
-    """Several perturbations (K, C, H, W) of one image (C, H, W), 30 times magnified (grey is
-    zero), each with the classifier's answer; first the image, then the deviation of each pixel over
-    the draws (mean over channels), from black at 0 to white at ε, the most it can be."""
-    deviation = perturbations.std(0, correction=0).mean(0, keepdim=True) / epsilon
-    shown = [_array(image), _array(deviation), *(magnify(delta, 30) for delta in perturbations)]
-    titles = ["image", "deviation", *(f"“{answer}”" for answer in answers)]
-    columns = -(-len(shown) // 2)
-    fig, grid = plt.subplots(2, columns, figsize=(1.5 * columns, 1.75 * 2))
-    for ax in grid.flat:
-        ax.axis("off")
-    for ax, picture, title in zip(grid.flat[: len(shown)], shown, titles, strict=True):
-        _show(ax, picture)
-        ax.set_title(title, fontsize=9)
+    """Several perturbations (K, C, H, W) of one image (C, H, W) of the class `label`, 30 times
+    magnified (grey is zero), each with the classifier's answer; first the image, then the deviation
+    of each pixel over the draws (mean over channels) in units of ε, the most it can be."""
+    deviation = perturbations.std(0, correction=0).mean(0) / epsilon
+    columns = -(-(2 + len(perturbations)) // 2)
+    fig, grid = plt.subplots(2, columns, figsize=(9.5, 3.9), subplot_kw=_BARE)
+    first, second, *others = grid.flat
+    _show(first, _array(image))
+    first.set_title(f"clean: {label}", fontsize=10)
+    map_ = second.imshow(_array(deviation), cmap="cividis", vmin=0)
+    second.set_title("deviation", fontsize=10)
+    fig.colorbar(map_, ax=second, location="bottom", label="× ε", aspect=12, pad=0.02)
+    for ax, delta, answer in zip(others, perturbations, answers, strict=False):
+        _show(ax, magnify(delta, 30))
+        ax.set_title(f"answer: {answer}", fontsize=10)
     return fig
 
 

@@ -2,6 +2,8 @@
 
 They return a pyplot figure: a notebook shows it at the end of its cell. They number nothing and
 name no dataset; captions do that, in `style.save`. Tables are data frames, a measurement a row.
+Up to `style.FEW` seeds are drawn one by one, as dots beside their mean; more of them as a band of
+one standard deviation. The legend says which.
 Each raises InputError for a missing column; without rows to draw, the picture says so.
 """
 
@@ -11,48 +13,63 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
-from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from l2lkit.errors import InputError
 from l2lkit.game import toy
 from l2lkit.results.experiments import STRONG
-from l2lkit.show.style import PALETTE, styles
+from l2lkit.show.style import FEW, PALETTE, styles
+
+SWEPT = ("epsilon", "ε", "steps", "T")  # columns that double from one measured value to the next
 
 
 def accuracy_bars(table: pd.DataFrame, attacks: Sequence[str] = STRONG) -> Figure:
-    """Bars of accuracy, a group a defence, a bar an attack: mean and one standard deviation over
-    seeds. table: columns defence, status (failed models are left out), attack, accuracy."""
-    table = _usable(table, "defence", "status", "attack", "accuracy")
+    """Bars of accuracy, a group a defence, a bar an attack: the mean over seeds, which is written
+    on it, with the seeds as dots or one standard deviation as a line. table: columns defence,
+    seed, status (failed models are left out), attack, accuracy."""
+    table = _usable(table, "defence", "seed", "status", "attack", "accuracy")
     table = table[table["attack"].isin(attacks)]
     if table.empty:
         return _nothing()
+    attacks = [attack for attack in attacks if attack in set(table["attack"])]
+    defences, width = table["defence"].unique(), 0.84 / len(attacks)
+    many = table.groupby("defence")["seed"].nunique().max() > FEW
     fig, ax = plt.subplots(figsize=(9, 4))
-    look = {"palette": [PALETTE[i] for i in (9, 0, 3)], "err_kws": {"linewidth": 1.5}}
-    hues = {"hue": "attack", "hue_order": attacks}
-    sns.barplot(table, x="defence", y="accuracy", errorbar="sd", ax=ax, **hues, **look)
-    for bars, hatch in zip(ax.containers, ("", "//", "xx"), strict=False):
-        plt.setp(bars, hatch=hatch)
-    ax.set(xlabel="", ylabel="accuracy", ylim=(0, 1))
+    looks = (PALETTE[9], ""), (PALETTE[0], "//"), (PALETTE[3], "xx")
+    for k, (attack, (colour, hatch)) in enumerate(zip(attacks, looks, strict=False)):
+        of_attack = table[table["attack"] == attack]
+        seeds = of_attack.groupby("defence")["accuracy"].agg([list, "mean", "std"])
+        seeds = seeds.reindex([d for d in defences if d in seeds.index])
+        x = np.flatnonzero(np.isin(defences, seeds.index)) + (k - (len(attacks) - 1) / 2) * width
+        ax.bar(x, seeds["mean"], width, color=colour, hatch=hatch, ec="white", label=attack)
+        if many:
+            ax.errorbar(x, seeds["mean"], seeds["std"], color="0.15", ls="", capsize=2)
+        for place, (values, mean, deviation) in zip(x, seeds.to_numpy(), strict=True):
+            if not many and len(values) > 1:
+                ax.plot([place] * len(values), values, **_DOTS, color="white", mec="0.15")
+            top = place, mean + deviation if many else max(values)
+            ax.annotate(f"{100 * mean:.0f}", top, (0, 4), textcoords="offset points", ha="center")
+    ax.set(xticks=range(len(defences)), xticklabels=defences, ylabel="accuracy", ylim=(0, 1.1))
+    ax.grid(axis="x", visible=False)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1), title="attack")
+    _legend(fig, _seeds(table))
     return fig
 
 
 def accuracy_curves(table: pd.DataFrame, x: str, xlabel: str = "") -> Figure:
-    """Accuracy against x, a line a defence: mean ± one standard deviation over seeds, of which one
-    gives no band. table: columns defence, seed, x, accuracy in [0, 1]. As Figure 4, ICLR 2020."""
+    """Accuracy against x, a line a defence, over seeds. table: columns defence, seed, x, accuracy
+    in [0, 1]. As Figure 4, ICLR 2020."""
     if (table := _usable(table, "defence", "seed", x, "accuracy")).empty:
         return _nothing()
-    fig, ax = plt.subplots(figsize=(8, 4.2))
+    fig, ax = plt.subplots(figsize=(9, 4.2))
     _lines(ax, table, x, "accuracy")
     ax.set(xlabel=xlabel or x, ylabel="accuracy")
     _legend(fig, _seeds(table))
@@ -61,13 +78,13 @@ def accuracy_curves(table: pd.DataFrame, x: str, xlabel: str = "") -> Figure:
 
 def relative_curves(table: pd.DataFrame, x: str, xlabel: str = "", base: str = "PGM Net") -> Figure:
     """Accuracy against x, absolute (left) and as the difference to the defence `base` (right); a
-    row of pictures an attack. Mean and one standard deviation over seeds. table: columns defence,
-    seed, attack, x, accuracy in [0, 1] and difference, in percentage points, as
-    `experiments.relative` adds it. The right pictures end at ± 30 points: what falls so far behind
-    is on the left. ICLR 2020, Figure 4; second version, Figures 3 and 4."""
+    row of pictures an attack, over seeds. table: columns defence, seed, attack, x, accuracy in
+    [0, 1] and difference, in percentage points, as `experiments.relative` adds it. The right
+    pictures end at ± 30 points: what falls so far behind is on the left. ICLR 2020, Figure 4;
+    second version, Figures 3 and 4."""
     if (table := _usable(table, "defence", "seed", "attack", x, "accuracy", "difference")).empty:
         return _nothing()
-    fig, grid = _multiples(2 * table["attack"].nunique(), 2, (10.5, 3.1, 0.5), sharey="col")
+    fig, grid = _multiples(2 * table["attack"].nunique(), 2, (10, 3.1, 0.5), sharey="col")
     for (left, right), (attack, part) in zip(
         grid, table.groupby("attack", sort=False), strict=True
     ):
@@ -87,26 +104,61 @@ def relative_curves(table: pd.DataFrame, x: str, xlabel: str = "", base: str = "
 
 def loss_curves(table: pd.DataFrame) -> Figure:
     """Loss against attack steps: one picture per defence, one line per attack, shared axes, both
-    logarithmic (from step 1 on), since the learned attackers take one step or two. table: columns
-    step, loss, attack, defence and, where known, deviation: one standard deviation over images,
-    drawn as a band. Rows that share all three keys (seeds) are averaged."""
+    logarithmic (from step 1 on), since the learned attackers take one step or two. These end at a
+    marker; the dotted line leads from it to where it meets the first attack of the table, PGM.
+    table: columns step, loss, attack and defence. Rows that share all three keys (seeds) are
+    averaged."""
     if (table := _usable(table, "step", "loss", "attack", "defence")).empty:
         return _nothing()
     defences, looks = table["defence"].unique(), styles(table["attack"])
-    fig, grid = _multiples(len(defences), 2, (9.5, 2.8, 0.4), sharey=True)
-    floor = max(table["loss"].min() / 2, 1e-3)
+    fig, grid = _multiples(len(defences), 2, (9.5, 3, 0.4), sharey=True)
     for ax, defence in zip(grid.flat, defences, strict=False):
         part = table[table["defence"] == defence]
-        for attack, rows in part.groupby("attack", sort=False):
-            look, mean = looks[str(attack)], rows.groupby("step").mean(numeric_only=True)
-            ax.plot(mean.index, mean["loss"], label=attack, markevery=0.1, **look)
-            if "deviation" in mean:
-                _band(ax, mean["loss"], mean["deviation"], look, (floor, np.inf))
-        ax.set(title=defence, yscale="log", ylim=(floor, None))
-        _steps(ax, (0, 1, 2, 5, 10, 20))
+        means = part.groupby(["attack", "step"], sort=False)["loss"].mean()
+        first = part["attack"].iloc[0]
+        for attack in part["attack"].unique():
+            mean, longest = means[attack], means[first]
+            end = {"markevery": [len(mean) - 1], "ms": 9, "clip_on": False}
+            end |= {"ls": "-", "marker": ""} if attack == first else {}
+            ax.plot(mean.index, mean, label=attack, **(looks[str(attack)] | end))
+            reached = longest.index[longest >= mean.iloc[-1]]
+            last = max(reached.min() if len(reached) else longest.index[-1], mean.index[-1])
+            dotted = {"color": looks[str(attack)]["color"], "ls": ":", "lw": 1.2}
+            ax.plot([mean.index[-1], last], [mean.iloc[-1]] * 2, **dotted)
+        ax.set(title=f"attacks on {defence}", yscale="log")
+        _doubling(ax, table["step"])
+        _decades(ax.yaxis, (1, 3))
     plt.setp(grid[-1], xlabel="attack step")
-    plt.setp(grid[:, 0], ylabel="loss")
-    _legend(fig, "mean ± one s.d.\nover images" if "deviation" in table else "mean")
+    plt.setp(grid[:, 0], ylabel="loss (nats)")
+    _legend(fig, "mean over images\nand seeds")
+    return fig
+
+
+def training_losses(log: pd.DataFrame) -> Figure:
+    """A picture a defence of its loss under the attack that it trains with and under PGM-10 on
+    test images, on one logarithmic axis: the gap is what its attack does not reach. log: columns
+    defence, seed, epoch, train_loss and adv_loss (nats)."""
+    if (log := _usable(log, "defence", "seed", "epoch", "train_loss", "adv_loss")).empty:
+        return _nothing()
+    defences = log["defence"].unique()
+    fig, grid = _multiples(len(defences), 3, (9.5, 2.7, 0.4), sharey=True)
+    kinds = {
+        "adv_loss": ("PGM-10, test images", "--"),
+        "train_loss": ("the attack of training", "-"),
+    }
+    for ax, defence in zip(grid.flat, defences, strict=False):
+        look = styles([str(defence)])[str(defence)]
+        for column, (_, dashes) in kinds.items():
+            part = log[log["defence"] == defence].rename(columns={column: "loss"})
+            _spread(ax, part.groupby("epoch")["loss"], look | {"ls": dashes})
+        ax.set(title=defence, yscale="log", xlabel="epoch")
+        _decades(ax.yaxis, (1, 3))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    plt.setp(grid[:, 0], ylabel="loss (nats)")
+    lines = [
+        Line2D([], [], color="0.2", ls=dashes, label=label) for label, dashes in kinds.values()
+    ]
+    fig.legend(handles=lines, title=_seeds(log), loc="outside lower center", ncols=2)
     return fig
 
 
@@ -114,20 +166,21 @@ def training_curves(log: pd.DataFrame) -> Figure:
     """How training went, with lines as in `accuracy_curves`. log: columns defence, seed, epoch,
     clean_accuracy and adv_accuracy (in [0, 1]), adv_loss (nats) and delta (mean |δ|/ε)."""
     titles = {"clean_accuracy": "clean accuracy", "adv_accuracy": "accuracy under PGM-10"}
-    titles |= {"adv_loss": "loss under PGM-10", "delta": "mean $|\\delta|\\,/\\,\\epsilon$"}
+    titles |= {"adv_loss": "loss under PGM-10 (nats)", "delta": "mean $|\\delta|\\,/\\,\\epsilon$"}
     return small_multiples(log, "epoch", titles)
 
 
 def small_multiples(table: pd.DataFrame, x: str, titles: Mapping[str, str]) -> Figure:
-    """Pictures, two a row, of the columns that `titles` names, against x, by defence: mean and one
-    standard deviation over seeds."""
+    """Pictures, two a row, of the columns that `titles` names, against x, by defence, over
+    seeds."""
     if (table := _usable(table, "defence", "seed", x, *titles)).empty:
         return _nothing()
     fig, grid = _multiples(len(titles), 2, (9.5, 2.8, 0.4))
     for ax, (column, title) in zip(grid.flat, titles.items(), strict=False):
         _lines(ax, table, x, column)
         ax.set(title=title, xlabel=x if ax in grid[-1] else "", ylabel="")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if x not in SWEPT:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(fig, _seeds(table))
     return fig
 
@@ -136,13 +189,11 @@ def convergence(table: pd.DataFrame) -> Figure:
     """Loss and accuracy against the steps of an attack, from the rows of `checklist.long_run`."""
     if (table := _usable(table, "status", "defence", "seed", "steps", "loss", "accuracy")).empty:
         return _nothing()
-    titles = {"loss": "loss under PGM-T", "accuracy": "accuracy under PGM-T"}
+    titles = {"loss": "loss under PGM-T (nats)", "accuracy": "accuracy under PGM-T"}
     fig = small_multiples(table, "steps", titles)
-    for ax in fig.axes:
-        _steps(ax, (0, 1, 10, 100, 500))
-        ax.set_xlabel("steps T")
+    plt.setp(fig.axes, xlabel="steps T")
     fig.axes[0].set_yscale("log")
-    _decades(fig.axes[0].yaxis, (1, 2, 5))
+    _decades(fig.axes[0].yaxis, (1, 3))
     return fig
 
 
@@ -154,7 +205,7 @@ def restart_curves(table: pd.DataFrame) -> Figure:
         return _nothing()
     classifiers, attacks = table["classifier"].unique(), list(table["attack"].unique())
     size = (4.2 * len(classifiers) + 1, 3.4, 0)
-    fig, (axes,) = _multiples(len(classifiers), len(classifiers), size)
+    fig, (axes,) = _multiples(len(classifiers), len(classifiers), size, sharey=True)
     for ax, classifier in zip(axes, classifiers, strict=True):
         part = table[table["classifier"] == classifier]
         for attack, rows in part.groupby("attack", sort=False):
@@ -162,36 +213,40 @@ def restart_curves(table: pd.DataFrame) -> Figure:
             bars = {"yerr": [mean["deviation"], 0 * mean["deviation"]], "elinewidth": 0.8}
             look = {"color": PALETTE[i], "marker": "osD"[i], "ls": ("-", "--", ":")[i]}
             ax.errorbar(mean.index, mean["loss"], label=attack, capsize=2, **bars, **look)
-        ax.set(title=f"attacks on {classifier}", xlabel="attack step")
-    axes[0].set_ylabel("highest loss of 10")
-    _legend(fig)
+        ax.set(title=f"attacks on {classifier}", xlabel="attack step", xticks=[1, 2, 4, 6, 8, 10])
+    axes[0].set_ylabel("highest loss of 10 (nats)")
+    axes[0].set_ylim(0, None)
+    _legend(fig, "10 attempts each;\nbars: their s.d.")
     return fig
 
 
 def loss_surfaces(table: pd.DataFrame) -> Figure:
     """A contour picture a defence of the rows of `checklist.loss_surface`: the loss against the
-    gradient's direction (up) and a random one. The cross is the image itself; each picture has
-    levels of its own, in equal ratios. Failed models are left out."""
+    gradient's direction (up) and a random one, in one scale of colours. The cross is the image
+    itself; each picture has contour lines of its own, in equal ratios. Failed models are left
+    out."""
     if (table := _usable(table, "status", "defence", "a", "b", "loss")).empty:
         return _nothing()
-    defences = table["defence"].unique()
-    fig, grid = _multiples(len(defences), 3, (10.5, 3.4, 0.3), sharey=True)
+    defences, columns = table["defence"].unique(), 4
+    fig, grid = _multiples(len(defences), min(columns, len(defences)), (9.5, 2.4, 0.3), sharey=True)
+    ends = min(max(table["loss"].max(), 2e-6), 30)  # a masked softmax may lose millions
+    norm = LogNorm(max(table["loss"][table["loss"] > 0].min(), 1e-4 * ends, 1e-6), ends)
     for ax, defence in zip(grid.flat, defences, strict=False):
         plane = table[table["defence"] == defence].pivot(index="a", columns="b", values="loss")
         low, high = plane.min().min(), plane.max().max()
-        ax.set_title(f"{defence}\nloss {low:.2g} to {high:.2g}")
-        low = max(low, 1e-6)
-        if high > low:  # else it is flat
-            levels = np.geomspace(low, high, 13)
-            norm = LogNorm(levels[0], levels[-1] * (levels[-1] / levels[0]) ** 0.6)  # light ones
-            surface = plane.columns, plane.index, plane.clip(lower=levels[0])
-            ax.contourf(*surface, levels=levels, norm=norm, cmap="Blues")
-            lines = ax.contour(*surface, levels=levels[2:-1:3], colors="black", linewidths=1)
-            ax.clabel(lines, fmt="%.2g", fontsize=10)
-        ax.plot(0, 0, "P", color="white", mec="black", ms=10, zorder=5)
-        ax.set(aspect="equal")
+        words = f"loss {low:.2g} to {high:.2g}" if high > low else f"loss {low:.2g}: no slope"
+        ax.set_title(f"{defence}\n{words}", fontsize=11)
+        surface = plane.columns, plane.index, plane.clip(norm.vmin, norm.vmax)
+        drawn = ax.pcolormesh(*surface, norm=norm, cmap="cividis", shading="gouraud")
+        if high > low:
+            levels = np.geomspace(max(low, 1e-9), high, 9)[1:-1]
+            ax.contour(plane.columns, plane.index, plane, levels=levels, colors="w", linewidths=0.8)
+        ax.plot(0, 0, "P", color="white", mec="black", ms=9, zorder=5)
+        ax.set(aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        ax.grid(False)
     plt.setp(grid[:, 0], ylabel="gradient's signs (× ε)")
     fig.supxlabel("random signs (× ε)", fontsize=11)
+    fig.colorbar(drawn, ax=fig.axes, label="loss (nats)", shrink=0.8, extend="both")
     return fig
 
 
@@ -204,27 +259,36 @@ def front(cost: pd.Series, value: pd.Series) -> pd.Series:
 
 def worth_it(table: pd.DataFrame) -> Figure:
     """Robust accuracy against seconds of training, with those of the Plain Net a defence starts
-    from, from the rows of `checklist.robust_accuracy`: mean and one standard deviation over seeds.
-    The line is the Pareto front, `front`. Failed models are left out."""
-    if (table := _usable(table, "status", "defence", "accuracy", "seconds", "start_seconds")).empty:
+    from, from the rows of `checklist.robust_accuracy`: the mean over seeds, with the seeds as dots
+    or one standard deviation both ways. The line is the Pareto front, `front`; the legend goes
+    from the best to the worst. Failed models are left out."""
+    columns = ("status", "defence", "seed", "accuracy", "seconds", "start_seconds")
+    if (table := _usable(table, *columns)).empty:
         return _nothing()
     table = table.assign(seconds=table["seconds"] + table["start_seconds"])
     groups = table.groupby("defence", sort=False)[["seconds", "accuracy"]]
     mean, deviation = groups.mean(), groups.std()
     best = front(mean["seconds"], mean["accuracy"])
-    fig, ax = plt.subplots(figsize=(9, 5.5))
+    fig, ax = plt.subplots(figsize=(9, 4.8))
     times, heights = [*best.index, mean["seconds"].max()], [*best, best.max()]
-    ax.step(times, heights, where="post", color="0.6", zorder=0, label="best for its time")
-    for name, look in styles(mean.index).items():
-        (x, y), (xerr, yerr) = mean.loc[name], deviation.loc[name]
-        ax.errorbar(x, y, yerr, xerr, capsize=3, ms=9, **(look | {"ls": ""}))
+    ax.step(times, heights, where="post", color="0.8", lw=5, zorder=0, label="best for its time")
+    looks = styles(mean.index)
+    for name, (x, y) in mean.sort_values("accuracy", ascending=False, kind="stable").iterrows():
+        look, seeds = looks[str(name)] | {"ls": "", "clip_on": False}, groups.get_group(name)
+        if len(seeds) > FEW:
+            bars = {"ecolor": look["color"], "elinewidth": 1.2, "fmt": "none", "capsize": 3}
+            ax.errorbar(x, y, *deviation.loc[name][::-1], **bars)
+        else:
+            for seed in seeds.to_numpy():
+                ax.plot(*zip((x, y), seed, strict=True), color=look["color"], lw=0.8, zorder=1)
+            ax.plot(*seeds.to_numpy().T, **_DOTS, color=look["color"], clip_on=False)
+        ax.plot(x, y, ms=10, label=name, **look)
     ax.set_xscale("log")
     _decades(ax.xaxis, (1, 1.5, 2, 3, 4, 6, 8))
     ax.set(xlabel="seconds of training, Plain Net's included", ylabel="robust accuracy")
+    ax.set_ylim(0, min(1, 1.1 * table["accuracy"].max() + 0.1))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.margins(0.12)
-    ax.legend(loc="best")
-    _label(fig, ax, mean)
+    _legend(fig, _seeds(table))
     return fig
 
 
@@ -286,25 +350,42 @@ def _multiples(n: int, columns: int, size: tuple[float, ...], **how: Any) -> tup
 
 
 def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str) -> None:
-    """A line and a band a defence: mean and one standard deviation of y over seeds. Shares, whose
-    column is named accuracy, are in percent, and their bands end at 0 and 1."""
-    ends = (0, 1) if "accuracy" in y else (-np.inf, np.inf)
+    """A line a defence: the mean of y over seeds, and these. Shares, whose column is named
+    accuracy, are in percent."""
     for name, look in styles(table["defence"]).items():
-        seeds = table[table["defence"] == name].groupby(x)[y].agg(["mean", "std"])
-        ax.plot(seeds.index, seeds["mean"], label=name, **look)
-        _band(ax, seeds["mean"], seeds["std"], look, ends)
+        seeds = table[table["defence"] == name].groupby(x)[y]
+        _spread(ax, seeds, look | {"label": name}, (0, 1) if "accuracy" in y else None)
     if "accuracy" in y:
         ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.set_ylim(-0.03, 1.03)
+    if x in SWEPT:
+        _doubling(ax, table[x])
 
 
-def _band(ax: Axes, mean: pd.Series, sd: pd.Series, look: dict, ends: tuple[float, float]) -> None:
-    low, high = (mean - sd).clip(lower=ends[0]), (mean + sd).clip(upper=ends[1])
-    ax.fill_between(mean.index, low, high, alpha=0.15, color=look["color"])
+_DOTS: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4, "alpha": 0.6, "mew": 0.6}
+
+
+def _spread(ax: Axes, seeds: Any, look: dict, ends: tuple[float, float] | None = None) -> None:
+    """The mean of grouped values as a line; few seeds as dots, more as a band of one standard
+    deviation, cut at `ends`, without them at the lowest and the highest value."""
+    mean, count = seeds.mean(), seeds.size().max()
+    ax.plot(mean.index, mean, **look)
+    if count > FEW:
+        sd, (low, high) = seeds.std(), ends or (seeds.min().min(), seeds.max().max())
+        band = (mean - sd).clip(lower=low), (mean + sd).clip(upper=high)
+        ax.fill_between(mean.index, *band, alpha=0.15, color=look["color"])
+    elif count > 1:
+        for place, values in seeds:
+            ax.plot([place] * len(values), values, **_DOTS, color=look["color"])
 
 
 def _seeds(table: pd.DataFrame) -> str:
+    """What the legend says about seeds."""
     counts = sorted(set(table.groupby("defence")["seed"].nunique()))
-    return "1 seed" if counts == [1] else f"mean ± s.d.,\n{' or '.join(map(str, counts))} seeds"
+    if counts == [1]:
+        return "1 seed"
+    spread = "mean ± s.d." if counts[-1] > FEW else "mean; a dot a seed"
+    return f"{spread},\n{' or '.join(map(str, counts))} seeds"
 
 
 def _legend(fig: Figure, title: str | None = None) -> None:
@@ -316,37 +397,21 @@ def _legend(fig: Figure, title: str | None = None) -> None:
     fig.legend(entries.values(), entries.keys(), title=title, loc="outside right upper")
 
 
-def _steps(ax: Axes, ticks: Sequence[int]) -> None:
-    ax.set_xscale("symlog", linthresh=1)
-    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+def _doubling(ax: Axes, values: pd.Series) -> None:
+    """An axis that begins at 0 and is logarithmic from the first positive value on, with ticks at
+    the values, each about twice the last."""
+    ticks: list[float] = []
+    for value in sorted(set(values)):
+        if not ticks or value >= 1.9 * ticks[-1]:
+            ticks.append(value)
+    first = min((v for v in ticks if v > 0), default=1)
+    ax.set_xscale("symlog", base=2, linthresh=first, linscale=0.5)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(-0.15 * first, 1.1 * values.max() or 1)
 
 
 def _decades(axis: Axis, ticks: Sequence[float]) -> None:
     axis.set_major_locator(LogLocator(subs=ticks))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
-
-
-def _label(fig: Figure, ax: Axes, points: pd.DataFrame) -> None:
-    """Names beside the points: of the places around each, the nearest that covers the least."""
-    fig.draw_without_rendering()
-    marks = ax.transData.transform(points)
-    turns = np.deg2rad([45, -45, 135, -135, 0, 180, 90, -90])
-    places = [(r * np.cos(turn), r * np.sin(turn)) for r in (14, 26, 38, 50) for turn in turns]
-    line = {"arrowstyle": "-", "color": "0.5", "lw": 0.8, "shrinkB": 4}
-    look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "arrowprops": line}
-    taken: list[Bbox] = []
-    for name, *point in points.itertuples():
-        text, covered = ax.annotate(name, point, (0, 0), **look), []
-        for place in places:
-            box = _moved(text, *place)
-            outside = ax.bbox.count_contains(box.corners()) < 4
-            covered.append(box.count_overlaps(taken) + box.count_contains(marks) + outside)
-        taken.append(_moved(text, *places[np.argmin(covered)]))
-
-
-def _moved(text: Annotation, x: float, y: float) -> Bbox:
-    """Move a text to (x, y) beside its point; the box that it then covers, with a margin."""
-    text.set(position=(x, y), ha="center" if abs(x) < 1 else "left" if x > 0 else "right")
-    text.get_window_extent()  # places it; this extent has the line in it
-    return Text.get_window_extent(text).padded(2)

@@ -143,9 +143,6 @@ def robustness_explorer(store: Store, names: Sequence[str] = DEFENCES) -> widget
         fine = frame[frame.status == "ok"]
         xlabel = "PGM steps T, ε = 0.031" if x == "T" else "ε"
         fig = plots.accuracy_curves(fine, x, xlabel=xlabel)
-        if x == "T" and len(fine):
-            fig.axes[0].set_xscale("log")
-            fig.axes[0].xaxis.set_major_formatter("{x:g}")
         drawn[:] = [Marked(fig, fig.axes)]
         options = sorted(curves[attack.value][x].unique().tolist())
         if list(place.options) != options:

@@ -20,9 +20,18 @@ def test_pictures_show_every_run_and_the_slider_moves_without_training(store):
     table = curves(store, methods=METHODS[:2])
     bands, single = views.learning_curves(table), views.seed_curves(table)
     assert [ax.get_title() for ax in bands.axes] == list(ENVIRONMENTS)
-    labels = [line.get_label() for line in bands.axes[0].lines]
+    labels = [text.get_text() for text in bands.legends[0].get_texts()]
     assert labels == ["GAIL", "L2L GAIL", "expert", "chance"]
-    assert [len(ax.lines) for ax in single.axes] == [2 + 2] * 4  # two seeds, expert and chance
+    assert [len(ax.lines) for ax in bands.axes] == [2 * (1 + 2) + 2] * 2  # means, seeds, marks
+    for ax, (_, runs) in zip(
+        single.axes, table.groupby(["environment", "defence"], sort=False), strict=False
+    ):
+        scores = runs.pivot(index="seed", columns="iteration", values="score")
+        np.testing.assert_array_equal(ax.images[0].get_array(), scores)
+    cells = views.seed_curves(table, cells=2).axes[0].images[0].get_array()
+    run = table[(table["environment"] == ENVIRONMENTS[0]) & (table["defence"] == "GAIL")]
+    half = run[(run["seed"] == 0) & (run["iteration"] <= -(-run["iteration"].max() // 2))]
+    assert cells[0, 0] == half["score"].min()
     explorer = views.explorer(store, "MountainCar-v0")
     store.on_progress = lambda *_: pytest.fail("the slider trains")
     controls, image = explorer.children

@@ -248,6 +248,9 @@ def test_effects_are_paired_by_seed():
     assert list(first["seeds that gain"]) == ["2 of 2"] * 2
     assert list(first.published) == ["+6.11", ""]  # Table 1a: 93.97 − 87.86; no such column
     assert set(found[found.adding == "diversity"].points) == {""}
+    wide = diverse.effects_table(found)
+    row = wide.loc[("recursion", "without diversity")]
+    assert list(row) == ["15.0 ± 7.1 (2 of 2)", "15.0 ± 7.1 (2 of 2)", "+6.11"]
 
 
 def test_pictures(store, full):
@@ -255,7 +258,7 @@ def test_pictures(store, full):
     fig = plots.restart_curves(table)
     assert [ax.get_title() for ax in fig.axes] == ["attacks on PGM Net"]
     image, deltas, answers = diverse.draws(store, full, 0, count=3, seed=0)
-    fig = pictures.draws_view(image, deltas, answers, 8 / 255)
+    fig = pictures.draws_view(image, deltas, answers, 8 / 255, "3")
     shown = [ax.images[0].get_array() for ax in fig.axes if ax.images]
     assert len(shown) == 5
     np.testing.assert_allclose(shown[0], image.permute(1, 2, 0), atol=1e-6)

@@ -78,6 +78,8 @@ def test_verdicts_pair_by_seed_and_need_every_seed():
     }
     assert found.difference["PGM Net > FGSM Net"] == "20.0 ± 14.1"
     assert found["seeds that agree"]["2-Step L2L ≥ PGM Net"] == "1 of 2"
+    shown = experiments.verdicts_table(found.reset_index())
+    assert shown.loc["PGM Net > FGSM Net", "PGM-20"] == "20.0 ± 14.1 (2 of 2): holds"
     frame.loc[(frame.defence == "Plain Net") & (frame.seed == 1), "status"] = "collapsed"
     found = experiments.verdicts(frame).set_index("claim")
     assert found["seeds that agree"]["Naive L2L ≈ Plain Net"] == "1 of 1"
@@ -131,8 +133,9 @@ def test_black_box_takes_any_family(store):
 
 def test_perturbations_are_those_named_on_those_named(store):
     shown = experiments.perturbations(store, 3, ("fgsm", "grad-slim"), ("PGM-20", "FGSM"))
-    assert [p.column for p in shown] == 2 * ["FGSM Net"] + 2 * ["Grad L2L (S)"]
-    assert [p.row for p in shown] == 2 * ["PGM-20", "FGSM"]
+    assert [p.column for p in shown] == 3 * ["FGSM Net"] + 3 * ["Grad L2L (S)"]
+    assert [p.row for p in shown] == 2 * ["no attack", "PGM-20", "FGSM"]
     x, y = store.images(4)
     delta = fixed.FGSM()(store.model("fgsm").classifier, x[3:], y[3:])[0]
-    np.testing.assert_allclose(shown[1].perturbation, delta, atol=1e-6)
+    assert not shown[0].perturbation.any() and shown[0].label == shown[1].label
+    np.testing.assert_allclose(shown[2].perturbation, delta, atol=1e-6)

@@ -1,5 +1,7 @@
 """Figures made of images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,15 @@ def test_grid_has_a_block_of_columns_per_classifier(channels):
     adversarial = np.clip(np.asarray(given[0].image) + 0.03, 0, 1).transpose(1, 2, 0).squeeze()
     np.testing.assert_allclose(fig.axes[0].images[0].get_array(), adversarial, atol=1e-6)
     words = [ax.get_xlabel() for ax in fig.axes]
-    assert words.count("cat 90%\ncorrect") == words.count("dog 90%\nfooled (is cat)") == 2
+    assert words.count("cat 90%\nright") == words.count("dog 90%\nwrong: is cat") == 2
+
+
+def test_a_row_without_perturbation_has_the_image_alone():
+    (given, *_) = panels()
+    clean = replace(given, row="no attack", perturbation=0 * given.perturbation)
+    first, *others = pictures.perturbation_grid([clean]).axes
+    np.testing.assert_allclose(first.images[0].get_array(), given.image.permute(1, 2, 0), atol=1e-6)
+    assert not any(ax.images for ax in others)
 
 
 def test_grid_leaves_a_missing_pair_blank():

@@ -42,14 +42,33 @@ def sweep(accuracies, attack="PGM-10", x=(0.0, 0.031)) -> pd.DataFrame:
     )
 
 
-def test_accuracy_curve_is_the_mean_and_deviation_over_seeds():
+def test_an_accuracy_curve_is_the_mean_with_few_seeds_as_dots():
     fig = plots.accuracy_curves(training_log(), "epoch")
-    line = fig.axes[0].lines[0]
+    line, *dots = fig.axes[0].lines[:5]
     np.testing.assert_allclose(line.get_ydata(), [0.9 - 0.5 / e - 0.01 for e in range(1, 5)])
+    for epoch, pair in enumerate(dots, 1):
+        values = 0.9 - 0.5 / epoch, 0.88 - 0.5 / epoch
+        np.testing.assert_allclose(pair.get_xydata(), [(epoch, v) for v in values])
+    assert not fig.axes[0].collections and line.get_color() == style.DEFENCES["PGM Net"][0]
+    assert fig.legends[0].get_title().get_text() == "mean; a dot a seed,\n2 seeds"
+
+
+def test_many_seeds_are_a_band_of_one_deviation():
+    fig = plots.accuracy_curves(training_log(seeds=range(5)), "epoch")
+    assert len(fig.axes[0].lines) == 2  # no dots
     band = fig.axes[0].collections[0].get_paths()[0].vertices[:, 1]
-    assert band.max() - 0.765 == pytest.approx(0.02 / 2**0.5)  # two seeds, 0.02 apart
-    assert "2 seeds" in fig.legends[0].get_title().get_text()
-    assert line.get_color() == style.DEFENCES["PGM Net"][0]
+    deviation = 0.02 * np.std(range(5), ddof=1)
+    assert band.max() == pytest.approx(0.9 - 0.5 / 4 - 0.02 * 2 + deviation)
+    assert fig.legends[0].get_title().get_text() == "mean ± s.d.,\n5 seeds"
+
+
+def test_a_swept_axis_doubles_from_tick_to_tick():
+    radii = (0.0, 0.008, 0.016, 0.031, 0.047, 0.062, 0.125)
+    (ax,) = plots.accuracy_curves(sweep({("PGM Net", 0): [0.5] * 7}, x=radii), "epsilon").axes
+    assert list(ax.get_xticks()) == [0, 0.008, 0.016, 0.031, 0.062, 0.125]  # 0.047 would crowd
+    places = ax.transData.transform([(x, 0) for x in ax.get_xticks()])[:, 0]
+    gaps = np.diff(places)[1:]
+    assert gaps.max() < 1.1 * gaps.min()
 
 
 def test_one_seed_is_said_and_claims_no_deviation():
@@ -67,12 +86,13 @@ def test_relative_curves_show_absolute_and_difference_side_by_side():
     titles = [ax.get_title() for ax in fig.axes]
     assert titles[::2] == ["FGSM", "PGM-10"] and all("PGM Net" in t for t in titles[1::2])
     left, right = fig.axes[2:]
-    assert [line.get_label() for line in left.lines] == ["PGM Net", "Grad L2L", "Plain Net"]
-    zero, grad, _plain = right.lines  # PGM Net is the line at 0
+    named = [line for line in left.lines if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in named] == ["PGM Net", "Grad L2L", "Plain Net"]
+    zero, grad, *dots, _plain = right.lines  # PGM Net is the line at 0
     assert set(zero.get_ydata()) == {0} and zero.get_color() == left.lines[0].get_color()
     np.testing.assert_allclose(grad.get_ydata(), [(5 - 10) / 2, (-10 + 10) / 2], atol=1e-9)
-    band = right.collections[0].get_paths()[0].vertices[:, 1]
-    assert band.max() == pytest.approx(np.std([-10, 10], ddof=1))
+    for (x, pair), drawn in zip(((0, (5, -10)), (0.031, (-10, 10))), dots, strict=True):
+        np.testing.assert_allclose(drawn.get_xydata(), [(x, v) for v in pair], atol=1e-9)
     assert right.get_ylim() == (-30, 30)  # Plain Net's −50 points are on the left only
     assert right.get_xlabel() == "ε" and "1 or 2 seeds" in fig.legends[0].get_title().get_text()
 
@@ -84,24 +104,37 @@ def test_without_the_baseline_the_absolute_picture_remains():
     assert all(np.isnan(line.get_ydata()).all() for line in right.lines[1:])
 
 
-def test_loss_curves_one_picture_per_defence():
+def test_loss_curves_lead_from_the_learned_attack_to_the_step_of_pgm_that_it_is_worth():
+    losses = {"PGM-20": (1, 2, 3, 4), "Grad L2L attacker": (1, 2.5), "2-Step L2L attacker": (1, 5)}
     table = pd.DataFrame(
-        {"step": k, "loss": k, "deviation": 0.5, "attack": attack, "defence": defence}
-        for k in range(3)
-        for attack in ("PGM", "2-Step L2L")
+        {"step": k, "loss": loss, "attack": attack, "defence": defence}
+        for attack, values in losses.items()
+        for k, loss in enumerate(values)
         for defence in ("PGM Net", "Grad L2L", "2-Step L2L")
     )
     fig = plots.loss_curves(table)
-    assert [ax.get_title() for ax in fig.axes] == ["PGM Net", "Grad L2L", "2-Step L2L"]
-    assert [len(ax.lines) for ax in fig.axes] == [2, 2, 2]
+    titles = [ax.get_title() for ax in fig.axes]
+    assert titles == [f"attacks on {name}" for name in ("PGM Net", "Grad L2L", "2-Step L2L")]
     assert len({ax.get_ylim() for ax in fig.axes}) == 1
-    plain = plots.loss_curves(table.drop(columns="deviation"))
-    assert not plain.axes[0].collections
+    _, _, grad, worth, two_step, beyond = fig.axes[0].lines
+    assert grad.get_markevery() == [1] and grad.get_ydata().tolist() == [1, 2.5]
+    assert worth.get_xydata().tolist() == [[1, 2.5], [2, 2.5]]  # PGM's second step has 3
+    assert beyond.get_xydata().tolist() == [[1, 5], [3, 5]]  # more than PGM ever reaches
+    assert two_step.get_ydata().tolist() == [1, 5]
+
+
+def test_training_losses_share_their_axis():
+    fig = plots.training_losses(training_log().assign(train_loss=0.3))
+    assert [ax.get_title() for ax in fig.axes] == ["PGM Net", "Grad L2L"]
+    assert len({ax.get_ylim() for ax in fig.axes}) == 1
+    tested, *_, trained = [line for line in fig.axes[0].lines if len(line.get_xdata()) == 4]
+    np.testing.assert_allclose(tested.get_ydata(), [2 / e for e in range(1, 5)])
+    assert set(trained.get_ydata()) == {0.3}
 
 
 def test_training_curves():
     fig = plots.training_curves(training_log())
-    assert [len(ax.lines) for ax in fig.axes] == [2, 2, 2, 2]
+    assert [len(ax.lines) for ax in fig.axes] == [2 + 2 * 4] * 4  # lines, and dots at each epoch
 
 
 PLOTS = [
@@ -110,6 +143,7 @@ PLOTS = [
     partial(plots.relative_curves, x="epsilon"),
     plots.loss_curves,
     plots.training_curves,
+    plots.training_losses,
     plots.convergence,
     plots.restart_curves,
     plots.loss_surfaces,
@@ -132,6 +166,17 @@ def test_failed_models_are_left_out_and_without_others_a_picture_says_so():
     for draw in (plots.accuracy_bars, plots.convergence):
         (ax,) = draw(table.iloc[1:]).axes
         assert "nothing to draw" in ax.texts[0].get_text()
+
+
+def test_bars_of_zero_have_their_number():
+    rows = [("Plain Net", 0, 0.0), ("PGM Net", 0, 0.7), ("PGM Net", 1, 0.8)]
+    table = pd.DataFrame(rows, columns=["defence", "seed", "accuracy"])
+    fig = plots.accuracy_bars(table.assign(status="ok", attack="Worst"))
+    (ax,) = fig.axes
+    assert [text.get_text() for text in ax.texts] == ["0", "75"]
+    assert ax.lines[0].get_ydata().tolist() == [0.7, 0.8]
+    (handle,) = fig.legends[0].legend_handles
+    assert handle.get_hatch() == ax.patches[0].get_hatch()
 
 
 def test_a_table_without_rows_gives_a_picture_that_says_so():

@@ -7,9 +7,10 @@ from io import BytesIO
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
 from l2lkit import recipes
@@ -86,4 +87,40 @@ def test_what_the_notebooks_say_stands_at_the_top(store):
         "- [03](03_robustness.ipynb): PGM Net keeps <b>60%</b>.",
     ]
     page = report.write(store).read_text()
-    assert page.index("<li>01: It leaves.</li>") < page.index("PGM Net keeps &lt;b&gt;60%")
+    assert page.index(">01</a>: It leaves.</li>") < page.index("PGM Net keeps &lt;b&gt;60%")
+
+
+def test_the_report_tells_the_story_in_the_order_of_the_notebooks(store):
+    png = BytesIO()
+    Image.new("RGB", (2, 2)).save(png, "PNG")
+    store.figures.mkdir(parents=True)
+    outputs = []
+    for name, caption in (("z_first", "Of step 1."), ("a_second", "Of step 2.")):
+        about = {"caption": caption, "provenance": {}}
+        (store.figures / f"{name}.png").write_bytes(png.getvalue())
+        (store.figures / f"{name}.json").write_text(json.dumps(about))
+        picture = {"image/png": base64.b64encode(png.getvalue()).decode()}
+        words = {"image/png": {"alt": caption}}
+        outputs.append(new_output("display_data", picture, metadata=words))
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "VBox()"}
+    drawn = new_code_cell("1", outputs=[new_output("display_data", widget), *outputs])
+    setting = new_code_cell("settings = {}", metadata={"tags": ["injected-parameters"]})
+    store.save_table(pd.DataFrame({"a": [1]}), "numbers", "Some numbers.")
+    notebooks = store.runs / "notebooks" / "tiny"
+    notebooks.mkdir(parents=True)
+    cells = [new_markdown_cell("# 01 · One\n\n**Question.** Why?"), setting, drawn]
+    cells.append(new_code_cell('store.save_table(frame, "numbers", "Some numbers.")'))
+    nbformat.write(new_notebook(cells=cells), notebooks / "01_one.ipynb")
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell("# 02 · Two")]), notebooks / "02_two.ipynb"
+    )
+    page = report.write(store).read_text()
+    order = ["<nav", "01 · One</h2>", "Why?", "tiny-z_first", "tiny-a_second"]
+    order += ["tiny-table-numbers", "02 · Two</h2>"]
+    places = [page.index(mark) for mark in order]
+    assert places == sorted(places) and "Of other runs" not in page
+    linked = set(re.findall(r'href="([^"#]+)"', page))
+    assert linked == {"tiny-01_one.html", "tiny-02_two.html"}
+    copy = (store.runs / "report" / "tiny-01_one.html").read_text()
+    assert 'href="index.html"' in copy and 'href="tiny-02_two.html"' in copy
+    assert "VBox()" not in copy and "settings = {}" not in copy

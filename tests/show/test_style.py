@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -31,7 +32,8 @@ def test_save_writes_picture_vector_and_caption(tmp_path):
     assert path == tmp_path / "new" / "place" / "one.png"
     assert sorted(p.name for p in path.parent.iterdir()) == ["one.json", "one.png", "one.svg"]
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert about == {"caption": "A line, ε ± 0.", "provenance": {"seed": 3, "code": "abc"}}
+    made = {"seed": 3, "code": "abc", "drawn": style.drawing()}
+    assert about == {"caption": "A line, ε ± 0.", "provenance": made}
     assert json.loads(Image.open(path).info["Description"]) == about
     assert path.stat().st_size < 600_000
     assert "A line, ε ± 0." in path.with_suffix(".svg").read_text(encoding="utf-8")
@@ -92,3 +94,21 @@ def test_styles_tell_names_apart_without_colour():
     for name in SIZED:
         same = looks[name[:-4]]
         assert looks[name]["color"] == same["color"] and looks[name]["marker"] == same["marker"]
+
+
+def test_a_heat_map_goes_by_the_number_that_a_cell_begins_with():
+    cells = {"a": ["0.0 ± 0.0", "99.0 (98.5)", "2 of 2"], "b": ["50.0", "3 fails", "text"]}
+    shown = style.heat(pd.DataFrame(cells))._compute().ctx
+    looks = {place: dict(css) for place, css in shown.items()}
+    colours = {k: c["background-color"] for k, c in looks.items() if "background-color" in c}
+    assert set(colours) == {(0, 0), (1, 0), (0, 1), (1, 1)}  # no number, no colour
+    light = {k: sum(bytes.fromhex(c[1:])) for k, c in colours.items()}
+    assert light[0, 0] > light[0, 1] > light[1, 0]
+
+
+def test_a_plain_table_has_its_caption_and_no_index_without_a_meaning():
+    table = pd.DataFrame({"loss": [0.123456, float("nan")]})
+    html = style.plain(table, "Of two images.").to_html()
+    assert "Of two images." in html and ">0.12<" in html and "nan" not in html
+    assert "row_heading" not in html
+    assert "row_heading" in style.plain(table.set_axis(["a", "b"])).to_html()
