@@ -73,6 +73,24 @@ def robustness(raw: pd.DataFrame) -> str:
     return _sentences(words)
 
 
+def night(rows: pd.DataFrame) -> str:
+    """03: what the recorded night on real images says to the paper's order; `rows` is
+    `recorded.night`'s."""
+    accuracy, words = _accuracy(rows), []
+    for name, attacks in (*((n, ("PGM-100", "Worst")) for n in LEARNED), ("Free", ("Worst",))):
+        for attack in attacks:
+            if not {(attack, name), (attack, "PGM Net")} <= set(accuracy.columns):
+                continue
+            gap = (accuracy[attack, name] - accuracy[attack, "PGM Net"]).dropna()
+            where = "in the worst case" if attack == "Worst" else f"under {attack}"
+            words.append(f"{name} is {_above(gap)} PGM Net {where} ({len(gap)} seeds of both).")
+    clean = accuracy["Clean"].mean()
+    if {*LEARNED, "PGM Net"} <= set(clean.index):
+        gains = [f"{name} {clean[name] - clean['PGM Net']:+.1f}" for name in LEARNED]
+        words.append(f"Clean accuracy, from PGM Net's {clean['PGM Net']:.1f}%: {_list(gains)}.")
+    return _sentences(words)
+
+
 def loss_curves(gaps: pd.DataFrame) -> str:
     """04: how many steps of PGM a learned attacker is worth; `gaps` is
     `experiments.attack_gaps`'."""

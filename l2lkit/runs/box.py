@@ -75,7 +75,8 @@ def pack(runs: Path, box: Path, about: Mapping[str, Any]) -> None:
                 state = load_checkpoint(place, name)
                 assert state is not None
                 contents[f"{place.relative_to(runs)}/{name}.safetensors"] = _packed(state)
-    for path in sorted(runs.glob("measurements/**/*.json")) + [runs / "layout"]:
+    texts = (runs.glob(place) for place in ("measurements/**/*.json", "answers/**/*.md", "layout"))
+    for path in sorted(path for paths in texts for path in paths):
         contents[str(path.relative_to(runs))] = path.read_bytes()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     whole = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:8]

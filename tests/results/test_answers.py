@@ -142,3 +142,29 @@ def test_the_cycle_is_the_closed_form():
     text = answers.cycle(0.1, 314)
     assert f"simultaneous steps ({1.01**157:.3g}) leave" in text
     assert "alternating steps" in text and "go round" in text
+
+
+def test_the_night_by_hand():
+    accuracies = {  # of seeds 0 and 1; Free has one seed more
+        ("PGM Net", "Clean"): (0.60, 0.62),
+        ("PGM Net", "PGM-100"): (0.35, 0.33),
+        ("PGM Net", "Worst"): (0.31, 0.29),
+        ("Grad L2L", "Clean"): (0.66, 0.66),
+        ("Grad L2L", "PGM-100"): (0.33, 0.33),
+        ("Grad L2L", "Worst"): (0.30, 0.28),
+        ("2-Step L2L", "Clean"): (0.64, 0.64),
+        ("2-Step L2L", "PGM-100"): (0.36, 0.34),
+        ("2-Step L2L", "Worst"): (0.31, 0.29),
+        ("Free", "Worst"): (0.33, 0.31, 0.5),
+    }
+    rows = pd.DataFrame(
+        {"defence": d, "seed": s, "status": "ok", "attack": a, "accuracy": v}
+        for (d, a), values in accuracies.items()
+        for s, v in enumerate(values)
+    )
+    text = answers.night(rows)
+    assert "Grad L2L is 1.0 ± 1.4 points below PGM Net under PGM-100 (2 seeds of both)." in text
+    assert "2-Step L2L is 1.0 ± 0.0 points above PGM Net under PGM-100" in text
+    assert "2-Step L2L is level with PGM Net in the worst case" in text
+    assert "Free is 2.0 ± 0.0 points above PGM Net in the worst case (2 seeds of both)." in text
+    assert "from PGM Net's 61.0%: Grad L2L +5.0 and 2-Step L2L +3.0." in text
