@@ -1,16 +1,21 @@
 """The scripts of benchmarks/ that train and compare: what they compare, and how they subtract."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+import tiny
 import torch
 from scripts import load
 
-from l2lkit.recipes import RECIPES
+from l2lkit.recipes import PROFILES, RECIPES
+from l2lkit.results import checklist, experiments, plan
 from l2lkit.runs.store import Store
+from l2lkit.runs.workers import work_off
 
 choices, libraries, diverse_mnist = load("choices"), load("libraries"), load("diverse_mnist")
+night, box = load("night"), load("box")
 
 
 def test_fast_step_changes_update_and_precision_alone(monkeypatch):
@@ -138,3 +143,33 @@ def test_the_former_generator_saw_x_and_delta_together():
 def test_a_job_that_is_killed_ends_as_if_it_had_not_been():
     outcome = load("kills").run(kills=2, only="01", longest=15, seed=0)
     assert outcome["kills"] == 2 and not outcome["problems"]
+
+
+def test_a_night_is_collected_from_the_folders_alone(monkeypatch, folder, tmp_path):
+    monkeypatch.setitem(PROFILES, "smoke", replace(tiny.TINY, seeds=2))
+    stores = [
+        Store("smoke", "tiny", folder, "cpu", seed=seed, seeds=1, output=tmp_path / str(seed))
+        for seed in (0, 1)
+    ]
+    for store in stores:
+        work_off(store, plan.rows(store, ["grad"]), 1)
+    both = stores[0].output
+    for checkpoint in both.rglob("*.pt"):
+        checkpoint.unlink()
+    rows = [*night.models(both), *night.models(stores[1].output)]
+    assert [(row["recipe"], row["seed"]) for row in rows] == [
+        ("iclr2020/grad@ours", 0),
+        ("iclr2020/grad@ours", 1),
+    ]
+    measured = experiments.white_box(stores[1], ["grad"]).set_index("attack").accuracy
+    assert rows[1]["accuracy"]["Worst"] == measured["Worst"]
+    assert rows[1]["accuracy"]["PGM-20"] == measured["PGM-20"]
+    assert rows[1]["images"] == {a: 4 if a == "AutoAttack" else 8 for a in rows[1]["accuracy"]}
+    strongest = checklist.robust_accuracy(stores[1], ["grad"]).AutoAttack[0]
+    assert rows[1]["accuracy"]["AutoAttack"] == strongest
+
+
+def test_a_box_is_not_made_of_half_a_run(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["box.py", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit, match="not trained yet: plain, fgsm, .*run_all.sh does it"):
+        box.main()
