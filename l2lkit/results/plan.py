@@ -187,5 +187,5 @@ def _training(store: Store, wanted: Iterable[tuple[str, int]]) -> list[Task]:
         start = recipe.warm_start
         needs = {_trains(store.recipe(start), seed)} if start else set()
         words, work = f"train {recipe.defence}, seed {seed}", partial(train, name=name, seed=seed)
-        tasks.append(Task(_trains(recipe, seed), words, work, needs))
+        tasks.append(Task(_trains(recipe, seed), words, work, needs, recipe))
     return tasks

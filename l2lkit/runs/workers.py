@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from l2lkit.errors import InputError
 from l2lkit.files import write_json
+from l2lkit.game.recipe import Recipe
 from l2lkit.game.step import Players, step
 from l2lkit.runs.machine import repository
 from l2lkit.runs.store import Store
@@ -29,34 +30,42 @@ from l2lkit.runs.store import Store
 @dataclass(frozen=True)
 class Task:
     """A piece of work: its name, which no other task has, the words that the progress shows, the
-    work, which returns None or the name of what failed, and the names of the tasks that come before
-    it. Names that are no task of the run count as done."""
+    work, which returns None or the name of what failed, the names of the tasks that come before it,
+    and the recipe of a task that trains. Names that are no task of the run count as done."""
 
     name: str
     words: str
     work: Callable[[Store], str | None]
     needs: Set[str] = frozenset()
+    recipe: Recipe | None = None
 
 
 class Durations:
     """How long each task took when it was last done here, or else in the recorded run, in
-    proportion to this machine's speed: what decides the order, and the time left."""
+    proportion to this machine's speed; of a training without a record, what its steps will take.
+    It decides the order, and the time left."""
 
     def __init__(self, store: Store):
         self.path = store.runs / "seconds.json"
         root, name = repository(), f"seconds-{store.profile.name}.json"
         recorded = _read(root / "results" / "recorded" / name) if root else {}
         own = _read(self.path)
-        one_core = store.profile.threads == 1  # at profile paper a step takes long
-        self.step = own.get("step") or (step_seconds(store) if one_core else 0.0)
+        self.store, self.one_core = store, store.profile.threads == 1  # else a step takes long
+        self.step = own.get("step") or (step_seconds(store) if self.one_core else 0.0)
         scale = self.step / recorded["step"] if self.step and recorded.get("step") else 1.0
         self.known = {task: s * scale for task, s in recorded.get("seconds", {}).items()}
         self.known |= own.get("seconds", {})
+        self.by_step: dict[str, float] = {}
 
     def expected(self, task: Task) -> float:
-        """Seconds: the task's own, else the mean of its kind, else of all, else 1."""
+        """Seconds: the task's own, else by a step of its recipe, else the mean of its kind, else of
+        all, else 1."""
         if task.name in self.known:
             return self.known[task.name]
+        if task.recipe and self.one_core:
+            if task.recipe.name not in self.by_step:
+                self.by_step[task.recipe.name] = training_seconds(self.store, task.recipe)
+            return self.by_step[task.recipe.name]
         kind = task.name.split("/")[0] + "/"
         alike = [s for name, s in self.known.items() if name.startswith(kind)]
         return mean(alike or list(self.known.values()) or [1.0])
@@ -72,19 +81,27 @@ class Durations:
         return True
 
 
-def step_seconds(store: Store) -> float:
-    """Seconds that one training step of the profile's Plain Net takes here, on one worker's
-    threads: what tells how fast this machine is beside another."""
-    recipe, data = store.recipe("plain"), store.data
+def training_seconds(store: Store, recipe: Recipe) -> float:
+    """What training this recipe will take here, by two of its steps."""
+    steps = -(-len(store.data.train_images) // recipe.batch_size) * recipe.epochs
+    return steps * step_seconds(store, recipe, 2)
+
+
+def step_seconds(store: Store, recipe: Recipe | None = None, times: int = 4) -> float:
+    """Seconds that one batch takes here in training, on one worker's threads: the shortest of so
+    many. Without a recipe it is the Plain Net's, which tells how fast this machine is."""
+    recipe, data = recipe or store.recipe("plain"), store.data
     with store.computing(), torch.random.fork_rng():
         players = Players.build(recipe, data, store.device)
         x, y = data.train_images[: recipe.batch_size].float() / 255, data.train_labels
-        times = []
-        for _ in range(4):  # the first allocates
+        seconds = []
+        for _ in range(times):  # the first allocates
             began = time.perf_counter()
-            float(step(players, x, y[: len(x)])[0])  # waits for the device
-            times.append(time.perf_counter() - began)
-    return min(times)
+            for _ in range(players.attack.replays if players.attack else 1):
+                loss = step(players, x, y[: len(x)])[0]
+            loss.item()  # waits for the device
+            seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 def _read(path: Path) -> dict[str, Any]:

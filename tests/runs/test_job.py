@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import platform
 import re
@@ -327,3 +328,16 @@ def test_rows_that_do_not_exist_are_refused_before_any_work(store):
     with pytest.raises(InputError, match="Unknown recipe 'iclr2020/gard'"):
         job.run_rows(store, ["plain", "gard"])
     assert not store.runs.exists()
+
+
+def test_a_training_without_a_record_is_estimated_by_its_steps(store, monkeypatch):
+    monkeypatch.setattr(workers, "step_seconds", lambda store, recipe=None, times=4: 0.25)
+    (plain, grad, _) = plan.rows(store, ["grad"])
+    recipe, images = store.recipe("grad"), len(store.data.train_images)
+    batches = math.ceil(images / recipe.batch_size)
+    durations = workers.Durations(store)
+    durations.known = {}
+    assert durations.expected(grad) == 0.25 * batches * recipe.epochs
+    durations.known[grad.name] = 9.0
+    assert durations.expected(grad) == 9.0
+    assert durations.expected(plain) == 0.25 * batches * store.recipe("plain").epochs
