@@ -90,12 +90,14 @@ def begin(store: Store, plan_only: bool) -> int:
 
 
 def print_plan(store: Store, tasks: Sequence[Task], workers: int) -> int:
-    """A line a task with the seconds it is expected to take, and the sum; returns 0."""
+    """A line a task with the time it is expected to take, "?" where nothing like it is on record,
+    and the sum; returns 0."""
     durations, total = Durations(store), 0.0
     for task in tasks:
-        seconds = durations.expected(task)
+        unknown = task.recipe is None and not durations.known
+        seconds = 0.0 if unknown else durations.expected(task)
         total += seconds
-        print(f"{clock(seconds):>9}  {task.words}")
+        print(f"{'?' if unknown else clock(seconds):>9}  {task.words}")
     print(f"{len(tasks)} tasks, about {clock(total / workers)}; what is measured already is found.")
     return 0
 
