@@ -7,16 +7,15 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from l2lkit import files, names
 from l2lkit.errors import InputError, fraction
 from l2lkit.own import options
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from l2lkit.game.recipe import Recipe
 
 PUBLISHED = {  # the filters of `published`, columns of its file
     "version": "2018, v2, iclr2020, l2l-da or independent",
@@ -118,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         main_thread = threading.current_thread() is threading.main_thread()
         if main_thread and "WORLD_SIZE" not in os.environ:  # torchrun ends its processes itself
             signal.signal(signal.SIGTERM, _terminate)
+        _check(args)
         return _command(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -137,22 +137,59 @@ def _terminate(*_: object) -> NoReturn:
     raise KeyboardInterrupt("Terminated", 143)
 
 
-def _command(args: argparse.Namespace) -> int:
-    # Imported here so that --help answers at once.
-    from l2lkit import distributed
-    from l2lkit.results import published
-    from l2lkit.runs.machine import pick_device
-
-    if distributed.launched() > 1 and args.command != "train":
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError for what is wrong with the words alone. Those who take them say the same,
+    but after torch has been imported, which takes seconds."""
+    own = args.command in ("check", "attack")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and args.command != "train":
         raise InputError(f"torchrun is for `train`: start `{args.command}` as one process.")
-    if args.command == "recipes":
-        _print(published.answers(), args.json)
-        return 0
+    if args.command in ("recipes", "published", "demonstrations"):
+        return
+    names.check_device(args.device)
+    if not own:
+        names.check_profile(args.profile)
+        names.check_dataset(args.dataset)
+        names.check_seeds(args.seed, args.seeds)
+        if "" in (args.data, args.output):
+            raise InputError("--data and --output are empty: name a place, or leave them out.")
+        if args.output:
+            files.check_place(Path(os.path.expanduser(args.output)))
+    if args.data:
+        names.check_data(args.dataset, Path(os.path.expanduser(args.data)))
+    if args.command == "run" and args.only is not None:
+        names.select_notebooks(args.only)
+    for name in getattr(args, "recipes", []):
+        names.recipe(name)
+    if args.command == "train":
+        names.recipe(args.own or args.recipe)
+    if args.command == "evaluate":
+        for name in args.attacks.split(","):
+            names.check_attack(name.strip())
+    if args.command == "attack":
+        names.check_attack(args.attack)
+    if args.command in ("evaluate", "check", "attack"):
+        names.check_epsilon(args.epsilon)
+        names.check_images(args.images)
+    if own or args.command == "train":
+        options.check_files(args)
+
+
+def _command(args: argparse.Namespace) -> int:
+    # Imported here so that --help and a refusal answer at once.
     if args.command == "published":
+        from l2lkit.results import published
+
         _print(published.select(**{c: getattr(args, c) for c in PUBLISHED}), args.json)
         return 0
     if args.command == "demonstrations":
         return _demonstrations(args)
+    from l2lkit import distributed
+    from l2lkit.results import published
+    from l2lkit.runs.machine import pick_device
+
+    if args.command == "recipes":
+        _print(published.answers(), args.json)
+        return 0
     if args.command == "train" and args.own:
         from l2lkit.own import training
 
@@ -190,21 +227,23 @@ def _work(args: argparse.Namespace, device: str) -> int:
         if args.only_rows:
             if args.only or args.publish:
                 raise InputError("--only-rows runs no notebooks: leave out --only and --publish.")
-            names = [name.strip() for name in args.only_rows.split(",") if name.strip()]
-            return job.run_rows(store, names, args.plan)
+            some = [name.strip() for name in args.only_rows.split(",") if name.strip()]
+            return job.run_rows(store, some, args.plan)
         return 1 if job.run(store, args.only, args.publish, args.plan) else 0
-    names = [args.recipe] if args.command == "train" else args.recipes or list(recipes.RECIPES)
-    chosen = [store.recipe(name) for name in names]
+    rows = [args.recipe] if args.command == "train" else args.recipes or list(recipes.RECIPES)
+    chosen = [store.recipe(name) for name in rows]
     if args.command == "train" and args.attacker:
+        from l2lkit.own.training import own_attacker, rehearse
+
         chosen = [own_attacker(recipe, args.attacker) for recipe in chosen]
     if args.command == "evaluate":
         asked = [name.strip() for name in args.attacks.split(",")]
         attacks = {name: attack_by_name(name, args.epsilon) for name in asked}
-        if args.images is not None and args.images < 1:
-            raise InputError(f"--images must be at least 1, not {args.images}.")
     check_place(store.output)
     if args.command != "table" or args.train:
         store.data  # noqa: B018  # what is wrong with them is said before anything is written
+    if args.command == "train" and args.attacker:
+        rehearse(chosen[0], store.data, args.attacker)
     store.prepare()
     check_writable(store.runs, store.figures)
     silent = distributed.rank() > 0 or None  # None: wherever no terminal looks on
@@ -213,8 +252,8 @@ def _work(args: argparse.Namespace, device: str) -> int:
         if args.command == "table":
             compare = tables.black_box if args.black_box else tables.compare
             if args.black_box and not args.recipes:  # those of L2L-DA have a notebook of their own
-                names = [n for n in names if n.split("/")[0] not in tables.DIVERSE]
-            table = compare(store, names, args.train)
+                rows = [n for n in rows if n.split("/")[0] not in tables.DIVERSE]
+            table = compare(store, rows, args.train)
             bar.clear()
             _print(table, args.json)
             return 0
@@ -232,37 +271,17 @@ def _work(args: argparse.Namespace, device: str) -> int:
     return 0
 
 
-def own_attacker(recipe: "Recipe", place: str) -> "Recipe":
-    """The recipe with the attacker at FILE.py:NAME in the place of its own. InputError if there is
-    none, or the recipe trains against nothing that learns."""
-    from l2lkit.game.solver import Solver
-    from l2lkit.own.loading import module_at
-
-    path, _, name = place.rpartition(":")
-    if not recipe.learned:
-        raise InputError(f"{recipe.name} trains against no learned attacker: take grad, say.")
-    if not path or not os.path.isfile(path):
-        raise InputError(f"--attacker takes FILE.py:NAME, as mine.py:Universal, not '{place}'.")
-    if not path.endswith(".py"):
-        raise InputError(f"--attacker takes FILE.py:NAME, and {path} is no .py file.")
-    attacker = getattr(module_at(path), name, None)
-    if not callable(attacker) or isinstance(attacker, Solver):
-        raise InputError(
-            f"{path} has no '{name}' that makes an attacker: it must be callable as "
-            "(shape, classes) -> l2lkit.Attacker."
-        )
-    return replace(recipe, attack=attacker)
-
-
 def _demonstrations(args: argparse.Namespace) -> int:
+    from l2lkit.gail import environments
+
+    chosen = args.environment or environments.ENVIRONMENTS
+    for name in chosen:
+        environments.make(name, 1)
     from tqdm import tqdm
 
-    from l2lkit.gail import environments, experts
+    from l2lkit.gail import experts  # with torch
 
-    names = args.environment or environments.ENVIRONMENTS
-    for name in names:
-        environments.make(name, 1)
-    for name in names:
+    for name in chosen:
         with tqdm(total=experts.ITERATIONS, desc=f"expert on {name}", disable=None) as bar:
 
             def report(iteration: int, back: float, bar: tqdm = bar) -> None:

@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all, and checkpoints that are not believed when damaged."""
+"""Files that appear whole or not at all, and checkpoints that are not believed when damaged.
+
+Only what needs torch imports it, so that the command line can look at a place without."""
 
 import hashlib
 import io
@@ -13,15 +15,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import psutil
-import torch
 from filelock import FileLock
 
-from l2lkit import distributed
 from l2lkit.errors import InputError
 
 FREE_BYTES = 2 * 10**9
+PACKAGE = Path(__file__).resolve().parent
+
+
+def repository() -> Path | None:
+    """The project's checkout that this package lies in, None for an installed one."""
+    root = PACKAGE.parent
+    return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
+
+
+def default_output() -> Path:
+    """Where results go: the project's checkout if the package lies in one, else the current folder.
+    Nothing is ever written beside an installed package."""
+    return repository() or Path.cwd()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -100,13 +112,13 @@ def check_writable(*directories: Path) -> None:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, (np.generic, torch.Tensor)):
-        return value.item()
-    return str(value)
+    return value.item() if hasattr(value, "item") else str(value)  # of numpy and of torch
 
 
 def save_checkpoint(directory: Path, name: str, content: object) -> None:
     """Save as `<name>.<first 16 hex digits of the SHA-256>.pt` and drop older ones of the name."""
+    import torch
+
     buffer = io.BytesIO()  # torch.save to a path reports a full disk as a RuntimeError
     torch.save(content, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]
@@ -117,19 +129,21 @@ def save_checkpoint(directory: Path, name: str, content: object) -> None:
             old.unlink()
 
 
-@torch.inference_mode(False)  # training goes on with these tensors, whatever the caller's mode
 def load_checkpoint(directory: Path, name: str) -> dict | None:
     """The newest undamaged checkpoint of that name, or None.
 
     A file whose bytes do not give the digest in its name, or that torch cannot read, is moved
     aside to `damaged-…` with a warning that names it; it is never used.
     """
+    import torch
+
     kept = sorted(directory.glob(f"{name}.*.pt"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in kept:
         try:
             if path.suffixes[-2].lstrip(".") != _digest(path):
                 raise ValueError("its content does not match the digest in its name")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.inference_mode(False):  # training goes on with them, whatever the caller's
+                return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             aside = path.with_name(f"damaged-{path.name}")
             path.replace(aside)
@@ -150,6 +164,8 @@ def alone(directory: Path) -> Iterator[None]:
     """Inside, this process (of a group, the first) has the directory for itself; others wait,
     also on other machines that share the disk. Who is killed lets go. A disk that cannot be
     written, or that knows no locks, gives none."""
+    from l2lkit import distributed
+
     lock = FileLock(directory / ".lock")
     if distributed.rank() == 0:
         with suppress(OSError, NotImplementedError):  # no room or no locks there: work without

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from l2lkit.files import check_place, check_writable
+from l2lkit.names import select_notebooks
 from l2lkit.results import checklist, plan, published
 from l2lkit.runs.store import Store
 from l2lkit.runs.workers import Durations, Task, clock, work_off
@@ -22,7 +23,7 @@ def run(
     Raises InputError for a wrong selection, missing data, an output directory that
     cannot be written or a disk without room, before any long work.
     """
-    chosen = notebooks.select(only)
+    chosen = select_notebooks(only)
     workers = begin(store, plan_only)
     groups: dict[str, list[Task]] = {}
     last: list[Task] = []

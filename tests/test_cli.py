@@ -1,18 +1,24 @@
 """The command line, in this process: what it prints, and how it says no."""
 
 import json
+import math
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
-from l2lkit import recipes
+from l2lkit import names, recipes
 from l2lkit.__main__ import main
+from l2lkit.errors import InputError
+from l2lkit.game.search import attack_by_name
 from l2lkit.recipes import RECIPES
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY = tiny.TINY
 
 
@@ -48,7 +54,11 @@ BAD = [
     (("table", "plain"), {"seeds": 0}, "--seeds must be 1 or more and at most 1,000, not 0"),
     (("evaluate", "plain", "grat"), {}, "Unknown recipe 'iclr2020/grat': choose"),
     (("train", "plain"), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
-    (("train", "plain"), {"data": "/does/not/exist"}, "There is no /does/not/exist: see"),
+    (
+        ("train", "plain"),
+        {"data": "/does/not/exist"},
+        "There is no folder or file /does",
+    ),
     (("run",), {"dataset": "imagenet", "data": None}, "choose one of digits, cifar10"),
     (("evaluate", "plain", "--attacks=pgd-20"), {}, "Unknown attack 'pgd-20': choose clean"),
     (("evaluate", "plain", "--attacks=clean,"), {}, "Unknown attack '': choose clean"),
@@ -67,7 +77,6 @@ BAD = [
     (("run", "--only", ""), {}, "There is no notebook ''"),
     (("train", "grad", "--attacker", "mine.py"), {}, "--attacker takes FILE.py:NAME"),
     (("train", "grad", "--attacker=none.py:Mine"), {}, "--attacker takes FILE.py:NAME"),
-    (("train", "plain", "--attacker=mine.py:Mine"), {}, "trains against no learned attacker"),
 ]
 
 
@@ -78,6 +87,63 @@ def test_bad_input_is_one_line_that_names_the_fix(command, words, changes, says,
     assert re.fullmatch(r"error: [^\n]+\n", err)
     assert says in err
     assert not list((tmp_path / "out").rglob("*.pt"))  # no work was done
+
+
+def test_a_refusal_does_not_wait_for_torch(tmp_path):
+    """Each option, and each name, in a process that has imported nothing: the answer is the one
+    above."""
+    lines = []
+    for words, changes, _ in BAD:
+        if changes.get("dataset") == "imagenet":
+            continue  # the default folder decides, and needs torch to be read
+        lines.append([*words, *(f"--{k}={v}" for k, v in changes.items() if v is not None)])
+    lines += [
+        ["train", "plain", "--dataset=cifar10", "--data=/dev/null"],
+        ["train", "grad", "--data=."],
+        ["train", "mine.py:net", "--recipe=nosuch"],
+        ["check", "mine.py:net"],
+        ["check", "torchvision:resnet18", "--weights=nowhere.pt"],
+        ["check", "torchvision:resnet18", "--attacker=mine.py"],
+        ["attack", "torchvision:resnet18", "--output=x", "--attack=pgd"],
+        ["attack", "torchvision:resnet18", "--output=x", "--images=0"],
+    ]
+    code = f"""
+import os, sys
+from l2lkit.__main__ import main
+from l2lkit.errors import InputError
+for words in {lines!r}:
+    assert main(words) == 2, words
+    assert not {{"torch", "pandas"}} & set(sys.modules), words
+assert main(["published", "--version=2019"]) == main(["demonstrations", "--environment=X"]) == 2
+assert "torch" not in sys.modules
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: ") == len(lines) + 2 and not list(tmp_path.iterdir())
+
+
+def test_the_names_known_without_torch_are_those_there_are():
+    assert tuple(RECIPES) == names.RECIPES and tuple(recipes.PROFILES) == names.PROFILES
+
+    def light(name, epsilon):
+        names.check_epsilon(epsilon)
+        names.check_attack(name)
+
+    for name in ("fgsm", "pgm-20", "random-5", "cw", "clean", "pgm-0", "random-0", "pgm-", "pgd"):
+        for epsilon in (0.031, 0, 1, 1.01, -1, math.nan, math.inf):
+            heard = []
+            for look in (light, attack_by_name):
+                try:
+                    look(name, epsilon)
+                    heard.append("")
+                except InputError as error:
+                    heard.append(str(error))
+            assert heard[0] == heard[1]
+    for name in names.ATTACKS:
+        names.check_attack(name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -237,6 +303,19 @@ def test_an_attacker_of_ones_own_takes_the_place_of_the_recipes(command, tmp_pat
     for name in ("number", "Nobody"):
         status, out, err = command("train", "grad", f"--attacker={path}:{name}")
         assert status == 2 and f"has no '{name}' that makes an attacker" in err
+    status, out, err = command("train", "plain", f"--attacker={path}:Universal")
+    assert status == 2 and "trains against no learned attacker" in err
+    before = sorted((tmp_path / "out").rglob("*"))
+    for line, says in (
+        ("yield self.pattern.nothing", "fails on one batch (AttributeError: "),
+        ("yield torch.zeros(1)", "gives (1,) for images (4, 3, 8, 8)"),
+        ("yield torch.ones_like(images)", "gives a δ of 1 where ε is 0.031"),
+        ("yield images", "gives a δ of"),
+    ):
+        (tmp_path / "broken.py").write_text(OWN.replace(OWN.splitlines()[12].strip(), line))
+        status, out, err = command("train", "grad", f"--attacker={tmp_path}/broken.py:Universal")
+        assert status == 2 and says in err and err.count("\n") == 1, err
+    assert sorted((tmp_path / "out").rglob("*")) == before  # no Plain Net was trained for these
     path.write_text("import nothing_of_this_name")
     status, out, err = command("train", "grad", f"--attacker={path}:Universal")
     assert status == 2 and "cannot be imported (ModuleNotFoundError" in err

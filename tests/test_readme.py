@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from l2lkit import recipes
+from l2lkit import files, recipes
 from l2lkit.__main__ import parser
-from l2lkit.runs import machine
+from l2lkit.data import digits
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,8 +29,10 @@ def test_the_ten_line_attacker_runs_and_attacks(monkeypatch, tmp_path, capsys):
         test_images=16,
     )
     monkeypatch.setitem(recipes.PROFILES, "quick", small)
+    monkeypatch.setattr(digits, "TRAIN", (64, 0))
+    monkeypatch.setattr(digits, "TEST", (16, 1))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(machine, "repository", lambda: None)
+    monkeypatch.setattr(files, "repository", lambda: None)
     names: dict = {}
     exec(code.replace("range(50)", "range(5)"), names)
     assert "universal" in capsys.readouterr().out

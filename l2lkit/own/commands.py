@@ -23,7 +23,7 @@ from l2lkit.files import check_writable, write_atomically, write_text
 from l2lkit.game import evaluate
 from l2lkit.game.search import attack_by_name
 from l2lkit.game.solver import Solver
-from l2lkit.own.loading import load_classifier, module_at
+from l2lkit.own.loading import load_classifier, named_by
 from l2lkit.own.pictures import load_pictures
 from l2lkit.runs import machine
 
@@ -92,17 +92,14 @@ def _load(args: argparse.Namespace, spec: str, weights: str | None, data: Datase
 
 def own_attack(place: str) -> Solver:
     """The attack at FILE.py:NAME: a Solver, or what makes one without arguments."""
-    path, _, name = place.rpartition(":")
-    if not path:
-        raise InputError(f"--attacker takes FILE.py:NAME, not '{place}'.")
-    thing = getattr(module_at(path), name, None)
-    if callable(thing) and not isinstance(thing, Solver):
+    thing = named_by(place, wanted := "is or makes an l2lkit.Solver")
+    if not isinstance(thing, Solver):
         try:
             thing = thing()
         except Exception as error:  # a person's own code raises anything
             raise InputError(f"{place}() fails ({type(error).__name__}: {error}).") from error
     if not isinstance(thing, Solver):
-        raise InputError(f"{path} has no '{name}' that is or makes an l2lkit.Solver.")
+        raise InputError(f"{place} is nothing that {wanted}.")
     return thing
 
 

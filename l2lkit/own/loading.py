@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from l2lkit.errors import InputError
-from l2lkit.own.options import SPEC
+from l2lkit.own.options import SPEC, attacker_at, check_file
 
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "ema")  # of checkpoints
@@ -130,8 +130,7 @@ def module_at(place: str) -> ModuleType:
         if not place.endswith(".py"):
             _beside(os.getcwd())
             return import_module(place)
-        if not Path(place).is_file():
-            raise InputError(f"There is no file {place}: a classifier is {SPEC}.")
+        check_file(place, f"a classifier is {SPEC}")
         spec = spec_from_file_location(Path(place).stem, place)
         assert spec is not None and spec.loader is not None
         module = sys.modules[spec.name] = module_from_spec(spec)
@@ -143,6 +142,16 @@ def module_at(place: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         words = f"{type(error).__name__}: {error}"
         raise InputError(f"{place} cannot be imported ({words}): mend it first.") from error
+
+
+def named_by(place: str, kind: str) -> Any:
+    """What is at FILE.py:NAME and can be called, or is a Solver. InputError if there is nothing;
+    `kind` says what is wanted."""
+    path, name = attacker_at(place)
+    thing = getattr(module_at(path), name, None)
+    if not callable(thing):
+        raise InputError(f"{path} has no '{name}' that {kind}.")
+    return thing
 
 
 def _beside(folder: str) -> None:
@@ -163,8 +172,7 @@ def _torchvision(name: str, classes: int) -> nn.Module:
 
 
 def _program(path: Path) -> nn.Module:
-    if not path.is_file():
-        raise InputError(f"There is no file {path}: a classifier is {SPEC}.")
+    check_file(path, f"a classifier is {SPEC}")
     try:
         if path.suffix == ".pt2":
             with _weights_only():
@@ -198,8 +206,7 @@ def _weights_only() -> Iterator[None]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict, on the CPU, without the prefixes of PREFIXES. No code that the
     file may hold is run. InputError for anything else."""
-    if not path.is_file():
-        raise InputError(f"There is no file {path}: --weights takes a state dict.")
+    check_file(path, "--weights takes a state dict")
     if path.suffix == ".safetensors":
         content: Any = _safetensors(path)
     else:

@@ -2,8 +2,10 @@
 --help answers at once."""
 
 import argparse
+import os
+from pathlib import Path
 
-from l2lkit.errors import fraction
+from l2lkit.errors import InputError, fraction
 
 SPEC = (
     "file.py:function, package.module:function (returns a torch module), torchvision:NAME, or a "
@@ -14,6 +16,34 @@ SPEC = (
 def numbers(text: str) -> list[float]:
     """Numbers between commas, each as `fraction`."""
     return [fraction(part) for part in text.split(",")]
+
+
+def check_file(path: str | Path, takes: str) -> None:
+    """Raise InputError unless the file is there; `takes` says what is wanted."""
+    if not os.path.isfile(path):
+        raise InputError(f"There is no file {path}: {takes}.")
+
+
+def attacker_at(place: str) -> tuple[str, str]:
+    """The file and the name of --attacker. InputError if it is none, or no file is there."""
+    path, _, name = place.rpartition(":")
+    if not path.endswith(".py"):
+        raise InputError(f"--attacker takes FILE.py:NAME, as mine.py:Universal, not '{place}'.")
+    check_file(path, "--attacker takes FILE.py:NAME")
+    return path, name
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise InputError for a file of one's own that is named and not there."""
+    for spec in (getattr(args, "spec", None), getattr(args, "surrogate", None)):
+        place = (spec or "").rpartition(":")[0]
+        if spec and (not place or place.endswith(".py")):
+            check_file(place or spec, f"a classifier is {SPEC}")
+    for weights in (args.weights, getattr(args, "surrogate_weights", None)):
+        if weights:
+            check_file(weights, "--weights takes a state dict")
+    if getattr(args, "attacker", None):
+        attacker_at(args.attacker)
 
 
 def add_classifier(parser: argparse._ActionsContainer) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from l2lkit.data import Dataset, load
-from l2lkit.errors import InputError
+from l2lkit.names import check_images
 
 
 def load_pictures(
@@ -16,8 +16,7 @@ def load_pictures(
     named; otherwise classes count from 0 in the order of their names. Raises InputError as
     `l2lkit.load`.
     """
-    if count < 1:
-        raise InputError(f"--images must be at least 1, not {count}.")
+    check_images(count)
     data = load(dataset or ("pictures" if place else "digits"), place)
     images, labels = data.test(count)
     if all(name.isdecimal() for name in data.class_names):

@@ -11,11 +11,14 @@ from torch import nn
 from tqdm import tqdm
 
 from l2lkit.checks.examination import full_check
+from l2lkit.data import Dataset
 from l2lkit.errors import InputError, check_positive
 from l2lkit.files import check_writable, write_atomically
+from l2lkit.game import loop
 from l2lkit.game.recipe import Recipe
+from l2lkit.game.solver import Solver
 from l2lkit.own import commands
-from l2lkit.own.loading import Program, load_classifier
+from l2lkit.own.loading import Program, load_classifier, named_by
 from l2lkit.runs.store import Store
 
 
@@ -72,6 +75,34 @@ def own_recipe(store: Store, name: str, own: OwnClassifier, args: argparse.Names
     )
 
 
+def own_attacker(recipe: Recipe, place: str) -> Recipe:
+    """The recipe with the attacker at FILE.py:NAME in the place of its own. InputError if there is
+    none, or the recipe trains against nothing that learns."""
+    if not recipe.learned:
+        raise InputError(f"{recipe.name} trains against no learned attacker: take grad, say.")
+    wanted = "makes an attacker: it must be callable as (shape, classes) -> l2lkit.Attacker"
+    attacker = named_by(place, wanted)
+    if isinstance(attacker, Solver):
+        raise InputError(f"{place} is a solver and nothing that {wanted}.")
+    return replace(recipe, attack=attacker)
+
+
+def rehearse(recipe: Recipe, data: Dataset, place: str) -> None:
+    """One batch of the game with the attacker at this place, against a small classifier, before
+    long work. InputError for whatever it raises, and for a δ that is none."""
+    few = data.subset(recipe.batch_size, 4)
+    game = replace(recipe, classifier="wrn-10-1", warm_start=None, epochs=1)
+    try:
+        players = loop.train(game, few, seed=0)[0]
+        if players.attack:
+            players.attack(players.classifier, *few.test(4))
+    except InputError:
+        raise
+    except Exception as error:  # a person's own code raises anything
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise InputError(f"{place} fails on one batch ({words}): mend it first.") from error
+
+
 def train(args: argparse.Namespace) -> int:
     """Run the command; 1 where an item of the check at the end fails."""
     store = Store(
@@ -86,6 +117,9 @@ def train(args: argparse.Namespace) -> int:
         content=content(args.recipe, args.weights),
     )
     recipe = own_recipe(store, args.own, own, args)
+    if args.attacker:
+        recipe = own_attacker(recipe, args.attacker)
+        rehearse(recipe, store.data, args.attacker)
     store.prepare()
     check_writable(store.runs)
     _try(own, store)

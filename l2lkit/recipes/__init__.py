@@ -1,5 +1,6 @@
 """Every training run as data: a table's row is a recipe, and a profile says at which scale."""
 
+from l2lkit.names import printed, recommended
 from l2lkit.recipes.rows import (
     DEFENCES,
     INTERPOLATION,
@@ -7,9 +8,7 @@ from l2lkit.recipes.rows import (
     SLIM,
     TODAY,
     against,
-    printed,
     recipe,
-    recommended,
 )
 from l2lkit.recipes.scales import PROFILES, Profile, at_scale, profile
 

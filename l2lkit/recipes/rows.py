@@ -9,8 +9,8 @@ one name. Settings that a text leaves open are said where they are filled.
 from dataclasses import replace
 from typing import Any
 
+from l2lkit import names
 from l2lkit.diverse.generator import Diverse
-from l2lkit.errors import InputError
 from l2lkit.game.cw import CW
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.free import Free
@@ -397,26 +397,7 @@ TODAY = ("today/free", "today/fgsm-rs", "today/trades")
 INTERPOLATION = ("today/interpolation", "today/grad-interpolation", "today/2step-interpolation")
 
 
-def recommended(name: str) -> str:
-    """The name of what is recommended for a row: `iclr2020/grad@ours` for any of its recipes. Where
-    nothing of ours is, the printed one, and without that the name itself."""
-    choices = (f"{printed(name)}@ours", printed(name), name)
-    return next((choice for choice in choices if choice in RECIPES), name)
-
-
-def printed(name: str) -> str:
-    """The name of the row that a recipe plays, whose published numbers stand beside it:
-    `iclr2020/grad` for `iclr2020/grad@ours`."""
-    return name.split("@")[0]
-
-
 def recipe(name: str) -> Recipe:
-    """The recipe of that name at the paper's scale. A name without a version is short for the
-    recommended one of ICLR 2020's: `grad` is `iclr2020/grad@ours`, `grad@code` is
-    `iclr2020/grad@code`. InputError lists the names there are."""
-    full = name if "/" in name else f"iclr2020/{name}"
-    if full != name and "@" not in name:
-        full = recommended(full)
-    if full not in RECIPES:
-        raise InputError(f"Unknown recipe '{full}': choose {', '.join(RECIPES)}.")
-    return RECIPES[full]
+    """The recipe of that name, whole or short (`names.recipe`), at the paper's scale. InputError
+    lists the names there are."""
+    return RECIPES[names.recipe(name)]

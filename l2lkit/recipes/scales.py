@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from l2lkit import names
 from l2lkit.errors import InputError
 from l2lkit.game.recipe import Optimiser, Recipe
 from l2lkit.game.solver import Maker
@@ -144,6 +145,5 @@ def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
 
 
 def profile(name: str) -> Profile:
-    if name not in PROFILES:
-        raise InputError(f"Unknown profile '{name}': choose {', '.join(PROFILES)}.")
+    names.check_profile(name)
     return PROFILES[name]

@@ -27,7 +27,7 @@ from importlib.resources import files
 import pandas as pd
 
 from l2lkit.errors import InputError
-from l2lkit.recipes import RECIPES, printed
+from l2lkit.names import printed
 
 # What a printed accuracy is: the mean of 10 runs (2018); of 5 runs (v2; one run of CW, though the
 # tables print its deviation, and of the black box); the worst of 5 runs (iclr2020). l2l-da names
@@ -83,6 +83,8 @@ def answers() -> pd.DataFrame:
     """A row for every recipe: recipe, defence, setting (the text it follows), datasets and tables
     (whose printed numbers stand beside it, "" for none), attacker (network, for learned ones), ε.
     A row's recipes as printed, as coded and as recommended have the same tables."""
+    from l2lkit.recipes import RECIPES  # with torch, which the numbers do without
+
     numbers, rows = load(), []
     for recipe in RECIPES.values():
         mine = numbers[numbers.recipe == printed(recipe.name)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from l2lkit.runs.machine import repository
+from l2lkit.files import repository
 from l2lkit.runs.store import Store
 
 

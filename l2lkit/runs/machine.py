@@ -10,36 +10,19 @@ from pathlib import Path
 
 import torch
 
-from l2lkit import distributed
+from l2lkit import distributed, names
 from l2lkit.errors import InputError
-
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def repository() -> Path | None:
-    """The project's checkout that this package lies in, None for an installed one."""
-    root = PACKAGE.parent
-    return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
-
-
-def default_output() -> Path:
-    """Where results go: the project's checkout if the package lies in one, else the current folder.
-    Nothing is ever written beside an installed package."""
-    return repository() or Path.cwd()
+from l2lkit.files import repository
 
 
 def pick_device(name: str) -> torch.device:
     """`cpu`, `cuda`, `cuda:1`, … or `auto` (CUDA if there is one). InputError if it is absent."""
+    names.check_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"Unknown device '{name}': choose auto, cpu or cuda.") from None
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("No CUDA device here: use --device cpu, or --device auto to let it pick.")
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"Device '{name}' is not supported: choose auto, cpu or cuda.")
     return device
 
 

@@ -15,7 +15,6 @@ import copy
 import json
 import os
 import platform
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ import torch
 from torch import nn
 
 from l2lkit import data as datasets
-from l2lkit import distributed, files, recipes
+from l2lkit import distributed, files, names, recipes
 from l2lkit.checks.attacks import Budget, auto_attack
 from l2lkit.checks.subject import Subject
 from l2lkit.errors import InputError, whole_number
@@ -74,6 +73,8 @@ class Store:
         box: bool = False,
         on_progress: Callable[[str, float], None] | None = None,
     ):
+        names.check_seeds(seed, seeds)
+        names.check_dataset(dataset)
         self.profile = recipes.profile(profile)
         self.asked_seeds = seeds is not None
         if seeds is not None:
@@ -86,20 +87,12 @@ class Store:
         if not machine.has_bfloat16(self.device):
             self.profile = replace(self.profile, precision="float32")
         self.on_progress = on_progress or (lambda what, share: None)
-        self.output = Path(os.path.expanduser(output)) if output else machine.default_output()
+        self.output = Path(os.path.expanduser(output)) if output else files.default_output()
         self.runs = self.output / "runs" / profile
         self.figures = self.output / "figures" / f"{profile}-{dataset}"
         self.retrain = retrain
         self.of_other_code: set[str] = set()  # results that were used and other code made
         self._models: dict[str, Model] = {}
-        if not re.fullmatch(r"\w[\w .,+()-]{0,99}", dataset):
-            raise InputError(
-                f"The dataset's name must be a plain word, not '{dataset}': --data takes the path."
-            )
-        if not 0 <= seed < 2**31:
-            raise InputError(f"--seed must be 0 or more and below 2^31, not {seed}.")
-        if not 1 <= self.profile.seeds <= 1000:
-            raise InputError(f"--seeds must be 1 or more and at most 1,000, not {seeds}.")
         self._check_layout()
         self.boxed: dict[str, Any] | None = None  # the card of the box that this store works on
         usual = data is None and seed == 0 and seeds in (None, recipes.profile(profile).seeds)

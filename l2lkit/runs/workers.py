@@ -20,10 +20,9 @@ import torch
 from tqdm import tqdm
 
 from l2lkit.errors import InputError
-from l2lkit.files import write_json
+from l2lkit.files import repository, write_json
 from l2lkit.game.recipe import Recipe
 from l2lkit.game.step import Players, step
-from l2lkit.runs.machine import repository
 from l2lkit.runs.store import Store
 
 

@@ -17,34 +17,9 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from tqdm import tqdm
 
-from l2lkit.errors import InputError
+from l2lkit import names
 from l2lkit.files import alone, cannot_write, is_json, write_atomically, write_json
-from l2lkit.runs.machine import repository
 from l2lkit.runs.store import Store
-
-
-def notebooks() -> list[Path]:
-    """The notebooks in their order. InputError outside the project's checkout."""
-    root = repository()
-    if root is None:
-        raise InputError(
-            "The notebooks are in the project's repository: clone it and call run_all.sh there."
-        )
-    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-
-
-def select(only: str | None) -> list[Path]:
-    """The notebooks whose numbers `only` names, as "01,05"; all without it."""
-    everything, chosen = notebooks(), []
-    for number in only.split(",") if only is not None else [p.name[:2] for p in everything]:
-        named = [path for path in everything if path.name[:2] == number.strip()]
-        if not named:
-            raise InputError(
-                f"There is no notebook '{number}': --only takes the numbers of "
-                f"{', '.join(path.stem for path in everything)}."
-            )
-        chosen += named
-    return chosen
 
 
 def needs(path: Path) -> list[str]:
@@ -125,7 +100,7 @@ def publish(store: Store, path: Path) -> None:
 
 def publish_figures(store: Store) -> None:
     """Copy the figures of this profile and dataset over those in figures/published/."""
-    target = notebooks()[0].parents[1] / "figures" / "published" / store.figures.name
+    target = names.notebooks()[0].parents[1] / "figures" / "published" / store.figures.name
     shutil.copytree(store.figures, target, dirs_exist_ok=True)
 
 
@@ -133,7 +108,7 @@ def publish_seconds(store: Store) -> None:
     """Record how long each task took, for the time left of other people's runs."""
     seconds = store.runs / "seconds.json"
     name = f"seconds-{store.profile.name}.json"
-    target = notebooks()[0].parents[1] / "results" / "recorded" / name
+    target = names.notebooks()[0].parents[1] / "results" / "recorded" / name
     about = json.loads(seconds.read_text()) | {"provenance": store.machine()}
     write_json(target, about)
 

@@ -12,8 +12,7 @@ import pytest
 import tiny
 from nbformat.v4 import new_code_cell, new_notebook
 
-from l2lkit import InputError, Store, files, job, recipes
-from l2lkit.show import notebooks as books
+from l2lkit import InputError, Store, files, job, names, recipes
 
 SIZE = 4_000_000
 TINY = replace(tiny.TINY, plain_epochs=3, epochs=2)
@@ -79,7 +78,7 @@ def test_a_run_goes_on_when_there_is_room_for_notebook_and_report(
     ]
     language = {"language_info": {"name": "python"}}
     nbformat.write(new_notebook(cells=cells, metadata=language), book)
-    monkeypatch.setattr(books, "notebooks", lambda: [book])
+    monkeypatch.setattr(names, "notebooks", lambda: [book])
     output, refused = disk / "out", 0
     for room in (0, 20_000, 310_000, 500_000, 2_500_000):
         leave(disk, room)

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from l2lkit import InputError, Store, files, job
+from l2lkit import InputError, Store, files, job, names
 from l2lkit.results import gail, plan
 from l2lkit.runs import workers
 from l2lkit.runs.workers import Task, work_off
@@ -36,7 +36,7 @@ style.save(l2lkit.Store.here(**settings), plt.figure(), "dot", "Nothing");"""
         book = new_notebook(cells=[parameters, *map(new_code_cell, cells)], metadata=language)
         nbformat.write(book, folder / f"{name}.ipynb")
     paths = sorted(folder.glob("*.ipynb"))
-    monkeypatch.setattr(books, "notebooks", lambda: paths)
+    monkeypatch.setattr(names, "notebooks", lambda: paths)
     return paths
 
 
@@ -87,14 +87,14 @@ def test_the_notebook_of_the_answers_comes_last(notebooks, store, monkeypatch):
 
 
 def test_only_takes_numbers(notebooks):
-    assert books.select("02, 01") == [notebooks[1], notebooks[0]]
-    assert books.select(None) == notebooks
+    assert names.select_notebooks("02, 01") == [notebooks[1], notebooks[0]]
+    assert names.select_notebooks(None) == notebooks
     with pytest.raises(InputError, match="no notebook '07'.*01_fails, 02_works"):
-        books.select("01,07")
+        names.select_notebooks("01,07")
 
 
 def test_a_notebook_says_itself_what_it_needs():
-    declared = {path.name[:2]: books.needs(path) for path in books.notebooks()}
+    declared = {path.name[:2]: books.needs(path) for path in names.notebooks()}
     assert len(declared) == 9
     assert declared["01"] == [] and declared["07"] == ["defences", "l2l-da"]
     assert declared["06"] == ["defences", "interpolation"]
@@ -244,8 +244,12 @@ def write_notebook(path, source):
     nbformat.write(new_notebook(cells=cells, metadata=language), path)
 
 
-def test_a_kernel_that_is_killed_is_named_and_does_not_stop_the_others(notebooks, store, capfd):
+def test_a_kernel_that_is_killed_is_named_and_does_not_stop_the_others(
+    notebooks, store, monkeypatch, capfd
+):
+    monkeypatch.setattr(Store, "workers", lambda self: 1)  # no process that imports torch anew
     write_notebook(notebooks[0], "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    write_notebook(notebooks[1], 'print(settings["profile"])')
     assert job.run(store) == 1
     out = capfd.readouterr().out
     assert "01_fails.ipynb: its kernel was killed" in out and "FAILED   01_fails;" in out
@@ -268,6 +272,7 @@ def test_notebooks_run_in_this_python_whatever_kernels_there_are(
 
 
 def test_a_notebook_that_cannot_be_written_leaves_the_last_one_alone(notebooks, store, monkeypatch):
+    write_notebook(notebooks[1], "print(1)")
     assert books.execute(store, notebooks[1]) is None
     before = books.executed(store, notebooks[1]).read_bytes()
 
