@@ -1,5 +1,6 @@
 """The pins agree with each other, and run_all.sh keeps its promises without installing."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 if sys.version_info >= (3, 11):
@@ -125,7 +127,7 @@ def test_cpu_set_up_takes_the_pinned_torch():
 
 
 def test_script_syntax():
-    for path in (SCRIPT, ROOT / ".ci" / "run"):
+    for path in (SCRIPT, ROOT / ".ci" / "run", ROOT / ".binder" / "postBuild"):
         subprocess.run(["bash", "-n", str(path)], check=True)
         assert path.stat().st_mode & 0o100, f"chmod +x {path.name}"
 
@@ -196,6 +198,32 @@ def test_options_reach_the_job(tmp_path):
     assert done.stdout.split("\n")[:-1] == job + expected
     done = script("--data=~/x.zip", "--output", "~/out", path=home / SCRIPT.name)
     assert done.stdout.split("\n")[3:-1] == ["--data", "~/x.zip", "--output", "~/out"]
+
+
+def test_binder_puts_the_packages_into_its_own_environment(tmp_path):
+    """Into that of the first Python on the path, which the set-up takes for .venv."""
+    (tmp_path / "prefix" / "bin").mkdir(parents=True)
+    for path, says in (
+        (tmp_path / "prefix" / "bin" / "python", f'echo "python $@" >&2; echo {tmp_path}/prefix'),
+        (tmp_path / "run_all.sh", 'echo "set up $@ in $(readlink .venv)" >&2'),
+    ):
+        path.write_text(f"#!/bin/sh\n{says}\n")
+        path.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}/prefix/bin:{os.environ['PATH']}"}
+    done = script(path=ROOT / ".binder" / "postBuild", cwd=tmp_path, env=environment)
+    assert done.returncode == 0
+    first, second, third = done.stderr.splitlines()
+    assert "sys.prefix" in first and second == f"set up --setup in {tmp_path}/prefix"
+    assert third == """python -c import l2lkit; l2lkit.load("digits")"""
+    assert (tmp_path / ".venv").resolve() == tmp_path / "prefix"
+
+
+def test_binder_and_dev_containers_have_a_python_that_the_package_takes():
+    (python,) = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text())["dependencies"]
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    for version in (python.partition("=")[2], container["image"].partition(":")[2]):
+        assert version in SpecifierSet(PROJECT["requires-python"])
+    assert container["postCreateCommand"] == "./run_all.sh --setup"
 
 
 def test_the_script_goes_to_its_own_folder_and_keeps_the_users_settings_out(tmp_path):
