@@ -14,9 +14,9 @@ done again. Needs Python 3.10-3.13 on Linux, or on macOS 14 or newer with Apple 
 What to do:
   --setup            install only
   --test             install, then check style, format, the order of the package's
-                     rooms and types, run the tests, the main job at smoke size, the
-                     notebooks under nbval and, where there is a Chromium, the
-                     explorers in it; exit 1 if any of them fails
+                     rooms and types, run the tests, the main job at smoke size, then
+                     the notebooks under nbval and, where there is a Chromium, the
+                     explorers in it side by side; exit 1 if any of them fails
   -h, --help         show this text
 
 Options of the run:
@@ -220,11 +220,13 @@ run_checks() {
     check "format (ruff)" "$python" -m ruff format --check .
     check "rooms (import-linter)" .venv/bin/lint-imports --no-logo
     check "types (mypy)" "$python" -m mypy
-    check "tests" "$python" -m pytest -q -n 2 --dist loadfile --ignore=tests/show/test_browser.py
+    # Two processes, a file at a time to each in the order of tests/conftest.py; xdist's own has the
+    # files with the fewest tests last, which are the slowest.
+    local pytest="$python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder"
+    check "tests" $pytest --ignore=tests/show/test_browser.py
     check "main job (smoke)" "$python" -m l2lkit run --profile smoke
-    check "notebooks (nbval)" env L2LKIT_PROFILE=smoke "$python" -m pytest -q --nbval-lax \
-        --nbval-current-env notebooks/
-    check "explorers (Chromium)" "$python" -m pytest -q -rs tests/show/test_browser.py
+    check "notebooks, explorers" env L2LKIT_PROFILE=smoke $pytest -rs --nbval-lax \
+        --nbval-current-env tests/show/test_browser.py notebooks/
     printf '\n%s' "$summary"
     [ -z "$failed" ]
 }

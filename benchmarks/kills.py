@@ -88,7 +88,8 @@ def results(output: Path) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for path in sorted((output / "runs" / "smoke").rglob("*")):
         name = path.relative_to(output).as_posix()
-        if path.name == "record.json" or "measurements" in path.parts:
+        measured = path.suffix == ".json" and "measurements" in path.parts
+        if path.name == "record.json" or measured:
             kept[name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in TIMES}
         elif path.name == "log.csv":
             kept[name] = pd.read_csv(path).drop(columns="seconds").to_dict("list")

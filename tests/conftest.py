@@ -24,6 +24,12 @@ def coloured(count, size, seed):
     return images.clip(0, 255).astype(np.uint8), labels
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: of two processes, neither then ends alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)

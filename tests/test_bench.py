@@ -12,6 +12,7 @@ from scripts import load
 from torch import nn
 
 from l2lkit.game import step as game_step
+from l2lkit.game.learned import Learned
 from l2lkit.game.orders import step_in_turns
 from l2lkit.runs.machine import processor
 
@@ -19,10 +20,18 @@ bench = load("bench")
 CPU = torch.device("cpu")
 
 
+def narrow(task):
+    """The step with an attacker of an eighth of the width."""
+    attack = task.recipe.attack
+    if isinstance(attack, Learned):
+        attack = replace(attack, width=1 / 8)
+    return replace(task, recipe=replace(task.recipe, attack=attack))
+
+
 def step(name, **changes):
     (lean,) = bench.steps([name], "wrn-10-1", 2, precisions=["float32"])
     move = step_in_turns if changes.get("update") == "alternating" else game_step.step
-    return bench.Step(replace(lean.recipe, **changes), move)
+    return narrow(bench.Step(replace(lean.recipe, **changes), move))
 
 
 def once(task):
@@ -146,11 +155,16 @@ def pretend(stop=None):
     return measure
 
 
+def pretended_limits(device, rounds, precisions):
+    return dict.fromkeys(precisions, 16.0)
+
+
 OPTIONS = ["--classifier", "wrn-10-1", "--batch", "2", "--rounds", "3", "--device", "cpu"]
 
 
 def test_the_command_prints_and_saves_all_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", pretend())
+    monkeypatch.setattr(bench, "limits", pretended_limits)
     assert bench.main([*OPTIONS, "--output", str(tmp_path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     saved = json.loads((tmp_path / "results" / "bench.json").read_text())
@@ -174,6 +188,7 @@ def test_what_is_interrupted_keeps_the_rounds_that_were_over(tmp_path, monkeypat
 
 def test_a_device_without_bfloat16_is_timed_in_float32_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", pretend())
+    monkeypatch.setattr(bench, "limits", pretended_limits)
     monkeypatch.setattr(bench.machine, "has_bfloat16", lambda device: False)
     assert bench.main([*OPTIONS, "--output", str(tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -190,7 +205,7 @@ def test_the_progress_names_every_step_and_ends_at_the_whole(tmp_path, monkeypat
     steps = bench.steps
     monkeypatch.setattr(bench, "ROWS", bench.PAPER_ROWS)
     small = partial(steps, classifier="wrn-10-1", batch_size=2, precisions=["float32"])
-    monkeypatch.setattr(bench, "steps", lambda names, *_, **__: small(names))
+    monkeypatch.setattr(bench, "steps", lambda names, *_, **__: list(map(narrow, small(names))))
     monkeypatch.setattr(bench, "TO_REFERENCE", bench.PUBLISHED)
     monkeypatch.setattr(bench.machine, "has_bfloat16", lambda device: False)
     names, shares = [], []

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,14 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "l2lkit"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# The least that a store can be asked for.
-TRAINING = """
+# Two commands, in one process that imports torch once.
+WORK = """
 import sys
-import l2lkit as l2l
-store = l2l.Store("smoke", dataset="colours", data=sys.argv[1], device="cpu")
-model = store.model("plain")
-model.log, store.correct(model, {"FGSM": l2l.FGSM()}, 4)
+from l2lkit.__main__ import main
+options = f"--profile=smoke --dataset=colours --data={sys.argv[1]} --device=cpu".split()
+assert main(["train", "plain", *options]) == 0
+assert main(["evaluate", "plain", "--attacks=clean,fgsm", "--images=4", *options]) == 0
+print(*sys.modules)
 """
 
 
@@ -106,24 +108,21 @@ def test_the_command_line_answers(python):
 
 
 @pytest.mark.slow
-def test_a_training_writes_in_the_current_folder_and_nowhere_else(python, site, tmp_path):
+def test_training_and_measuring_write_in_the_current_folder_and_need_no_plot(
+    python, site, tmp_path
+):
     images, before = image_folder(tmp_path / "images"), files(site)
-    options = ["--profile", "smoke", "--dataset", "colours", "--data", images, "--device", "cpu"]
-    printed = python("-m", "l2lkit", "train", "plain", *options)
+    printed = python("-c", WORK, images)
     assert "Plain Net: ok" in printed or "Plain Net: collapsed" in printed
+    *_, measured, loaded = printed.splitlines()
+    assert re.search(r"seed 0 .*: clean \d+\.\d%  fgsm \d+\.\d%", measured)
+    presentation = {"seaborn", "IPython", "ipywidgets", "anywidget", "matplotlib.pyplot"}
+    assert "l2lkit.game.loop" in loaded.split() and not presentation & set(loaded.split())
     assert files(site) == before
     made = files(tmp_path / "here")
     assert {name.split("/")[0] for name in made} == {"runs"}
     assert any(name.endswith("seed-0/record.json") for name in made)
     assert {path.name for path in tmp_path.iterdir()} == {"images", "here"}
-
-
-@pytest.mark.slow
-def test_training_and_measuring_need_no_notebook_and_no_plot(python, tmp_path):
-    images = image_folder(tmp_path / "images")
-    loaded = python("-c", TRAINING + "print(*sys.modules)", images).split()
-    presentation = {"seaborn", "IPython", "ipywidgets", "anywidget", "matplotlib.pyplot"}
-    assert "l2lkit.game.loop" in loaded and not presentation & set(loaded)
 
 
 def test_what_the_package_imports_is_declared():

@@ -2,8 +2,7 @@
 
 import json
 import math
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -203,24 +202,17 @@ def test_stability_refuses_what_is_no_curve(curve):
         stability(curve)
 
 
-PLAY = """
-import sys
-from dataclasses import replace
-from l2lkit.gail import game
-from l2lkit.gail.agent import PolicySettings
-from l2lkit.results import gail
-from l2lkit.runs.store import Store
-settings = {"iterations": 6, "hidden": (4, 4), "policy": PolicySettings(pairs=500, hidden=(16,))}
-game.SCALES["smoke"] = settings
-table = gail.curves(Store("smoke", device="cpu", output=sys.argv[1]), ["CartPole-v1"], ["GAIL"])
-print(table["return"].tolist())
-"""
+def test_two_at_once_play_in_one_folder(store):
+    """Two threads with a store each, who know as little of one another as two processes."""
+    heard = [[], []]
 
+    def play(which):
+        mine = Store("smoke", device="cpu", output=store.output, seeds=1)
+        mine.on_progress = lambda words, share: heard[which].append(words)
+        return curves(mine, ["CartPole-v1"], ["GAIL"])["return"].tolist()
 
-def test_two_at_once_play_in_one_folder(tmp_path):
-    command = [sys.executable, "-c", PLAY, str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    said = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert said[0][0] == said[1][0] and len(list(tmp_path.rglob("record.json"))) == 1
+    with ThreadPoolExecutor(2) as both:
+        one, two = both.map(play, range(2))
+    assert one == two and len(one) == 4
+    assert sorted(map(len, heard)) == [0, 4]  # one of them played, the other waited for it
+    assert len(list(store.output.rglob("record.json"))) == 1

@@ -136,13 +136,18 @@ def course(game, data, half=None):
 
 @pytest.fixture(scope="module")
 def both(colours, tmp_path_factory):
-    """Each game's course in one process and in two, 33 images in batches of 15: shares of 8 and
-    7, then of 2 and 1. And a folder in which both have trained Grad L2L from the command line,
+    """Each game's course in one process and in two, 33 images of 8×8 in batches of 15: shares of 8
+    and 7, then of 2 and 1. And a folder in which both have trained Grad L2L from the command line,
     two processes on a Plain Net that one had begun; then one of the two failed in the third epoch
     of another."""
     place = tmp_path_factory.mktemp("distributed")
-    images, labels = colours.train_images[:33].clamp(13, 242), colours.train_labels[:33]
-    data = replace(colours, train_images=images, train_labels=labels)
+    images, labels = colours.train_images[:33, :, ::2, ::2], colours.train_labels[:33]
+    data = replace(
+        colours,
+        train_images=images.clamp(13, 242),
+        train_labels=labels,
+        test_images=colours.test_images[:, :, ::2, ::2],
+    )
     with exact():
         one = [course(game, data) for game in games()]
     torch.save({"data": data, "halves": [c["kept"][0] for c in one]}, place / "given")
@@ -187,6 +192,7 @@ def both(colours, tmp_path_factory):
     return one, two, place, done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", range(len(games())), ids=[f"{g.name} {g.update}" for g in games()])
 def test_two_processes_play_the_game_of_one(both, i):
     one, two = (runs[i] for runs in both[:2])
@@ -206,6 +212,7 @@ def opened(place, name, **options):
     )
 
 
+@pytest.mark.slow
 def test_torchrun_on_the_command_line(both):
     """Batch norm sees half of a batch, so that the curve is only near that of one process."""
     place, done = both[2:]
@@ -223,6 +230,7 @@ def test_torchrun_on_the_command_line(both):
         assert (alone.delta - shared.delta).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_others_and_another_number_goes_on(both):
     place, done = both[2:]
     assert done.returncode != 0 and "the second process has no memory left" in done.stderr
@@ -233,7 +241,7 @@ def test_a_process_that_fails_ends_the_others_and_another_number_goes_on(both):
     network = make_classifier(two.recipe("plain").classifier, 4, 3, 8)
     assert begun["epoch"] == 2 and begun["players"]["f"].keys() == network.state_dict().keys()
     model = two.model("plain")
-    assert model.log.epoch.tolist() == list(range(1, 15))
+    assert model.log.epoch.tolist() == list(range(1, two.recipe("plain").epochs + 1))
     pd.testing.assert_frame_equal(model.log[:2], pd.DataFrame(begun["log"]), check_exact=True)
 
 
@@ -297,6 +305,7 @@ def test_every_process_draws_its_own_random_numbers(colours, monkeypatch):
 # Two jobs in one store ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_readmes_grid(folder, tmp_path, capsys):
     """Its array job, two tasks at a time, which both need the same Plain Net first."""
     (job,) = re.findall(r"```bash\n(.*?)```", SCALE, re.S)

@@ -13,7 +13,15 @@ from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.free import Free
 from l2lkit.game.learned import Learned
 from l2lkit.game.loop import train
-from l2lkit.recipes import PROFILES, RECIPES, at_scale, printed, recipe, recommended
+from l2lkit.recipes import (
+    DEFENCES,
+    PROFILES,
+    RECIPES,
+    at_scale,
+    printed,
+    recipe,
+    recommended,
+)
 
 LEARNED = [r for r in RECIPES.values() if isinstance(r.attack, Learned)]
 
@@ -30,8 +38,13 @@ def official(tmp_path_factory):
         yield {name: load(name, root) for name in ("cifar10", "cifar100", "svhn", "mnist")}
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "svhn", "mnist"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    # Between them CIFAR-100 and MNIST have every number of channels and of classes, every size, and
+    # augmentation or none.
+    [(name, dataset) for name in RECIPES for dataset in ("cifar100", "mnist")]
+    + [(f"iclr2020/{name}", dataset) for name in DEFENCES for dataset in ("cifar10", "svhn")],
+)
 def test_every_recipe_takes_a_few_steps_on_every_dataset(official, name, dataset):
     data = official[dataset].subset(3, 2)
     small = at_scale(RECIPES[name], PROFILES["smoke"])

@@ -30,7 +30,7 @@ BROWSER = next(filter(None, BROWSERS), "")
 NOTEBOOKS = ("00_overview", "01_limiting_cycle", "05_perturbations")
 PATIENCE = 90_000  # milliseconds; the machine may be busy
 
-pytestmark = [
+pytestmark = [pytest.mark.slow] + [
     pytest.mark.skipif(missing, reason=reason)
     for missing, reason in (
         (not importlib.util.find_spec("playwright"), "no Playwright: install the extra `dev`"),
