@@ -170,7 +170,7 @@ def real(table: pd.DataFrame) -> str:
     words = [f"{len(cheats) - len(missed)} of {len(cheats)} classifiers that cheat are caught"]
     words[0] += f", not {_list(missed.classifier)}." if len(missed) else "."
     names = _list(accused.classifier) if len(accused) else "none"
-    words.append(f"Of {len(honest)} honest ones, {names} is accused.")
+    words.append(f"The list accuses {names} of the {len(honest)} honest ones.")
     return _sentences(words)
 
 

@@ -174,8 +174,10 @@ def test_who_is_caught_and_who_is_accused():
     columns = ["classifier", "cheats", "seeds", "accused"]
     rows = [("TRADES", False, 2, 0), ("noisy", True, 2, 2), ("cut off", True, 2, 2)]
     text = answers.real(pd.DataFrame(rows, columns=columns))
-    assert text == ("2 of 2 classifiers that cheat are caught. Of 1 honest ones, none is accused.")
+    assert text == (
+        "2 of 2 classifiers that cheat are caught. The list accuses none of the 1 honest ones."
+    )
     rows[0], rows[1] = ("TRADES", False, 2, 1), ("noisy", True, 2, 1)
     text = answers.real(pd.DataFrame(rows, columns=columns))
     assert "1 of 2 classifiers that cheat are caught, not noisy." in text
-    assert "Of 1 honest ones, TRADES is accused." in text
+    assert "The list accuses TRADES of the 1 honest ones." in text

@@ -1,12 +1,14 @@
 """Notebook 09's classifiers and tables: each cheat is what it says, and alarms are counted by
 hand."""
 
+import json
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from masked import Linear, images
+from scripts import load
 
 import l2lkit as l2l
 from l2lkit.checks.examination import ACCURACY, BEFORE
@@ -52,6 +54,7 @@ FRAME = rows(
     ("noisy", 0, ACCURACY, "clean", "", 0.9),
     ("noisy", 0, ACCURACY, "worst", "", 0.125),
     ("PGM Net", 0, BEFORE, "twice", "holds", None),
+    ("PGM Net", 0, BEFORE, cheats.KNOWS_NOTHING, "fails", None),
     ("PGM Net", 1, BEFORE, "twice", "holds", None),
     ("PGM Net", 0, STRONG, "starts", "holds", None),
     ("PGM Net", 1, STRONG, "starts", "fails", None),
@@ -83,6 +86,18 @@ def test_alarms_by_hand():
     shown = cheats.accuracies(FRAME)
     assert shown["noisy"].to_dict() == {"clean": 90.0, "worst": 12.5}
     assert list(shown.columns) == ["noisy", "PGM Net"]
+
+
+def test_alarms_are_recorded_as_plain_data(folder, tmp_path):
+    store = l2l.Store("smoke", dataset="tiny", data=folder, device="cpu", output=tmp_path / "out")
+    content = load("alarms").record(store, FRAME)
+    assert json.loads(json.dumps(content)) == content
+    assert [(row["classifier"], row["accused"]) for row in content["table"]] == [
+        ("noisy", 2),
+        ("PGM Net", 1),
+    ]
+    row = {"group": STRONG, "item": "starts", "noisy": 1, "PGM Net": 1}
+    assert row in content["items"]
 
 
 def test_what_is_measured_is_kept_until_the_cheat_changes(folder, tmp_path, monkeypatch):
