@@ -1,7 +1,6 @@
 """What is looked at before any attack: whether a classifier and its images are what attacks take
 them for."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -62,8 +61,7 @@ class Usable(nn.Module):
 @dataclass(frozen=True)
 class Ready:
     """A classifier, its number of classes, images and labels that attacks can work on, which of the
-    images given these are (M,), what was found on the way, and the seconds that one pass there and
-    back takes on all of them."""
+    images given these are (M,), and what was found on the way."""
 
     classifier: nn.Module
     classes: int
@@ -71,7 +69,6 @@ class Ready:
     labels: Tensor
     kept: Tensor
     findings: list[Finding]
-    seconds: float
 
 
 def prepare(classifier: Classifier, images: Tensor, labels: Tensor) -> Ready:
@@ -96,9 +93,7 @@ def prepare(classifier: Classifier, images: Tensor, labels: Tensor) -> Ready:
         findings.append(changed)
         network, at_once, told = _in_memory(network, images, labels)
         findings += told
-        begun = time.perf_counter()
         logits, gradients, tied = _look(network, images, labels, at_once)
-        seconds = time.perf_counter() - begun
         if not tied:
             network = Usable(network, cut_off=True)
         _check_classes(logits, labels)
@@ -114,7 +109,7 @@ def prepare(classifier: Classifier, images: Tensor, labels: Tensor) -> Ready:
     right = int((logits.argmax(1) == labels)[kept].sum())
     findings.append(_accuracy(right, labels[kept]))
     classes = logits.shape[1]
-    return Ready(network, classes, images[kept], labels[kept], kept, findings, seconds)
+    return Ready(network, classes, images[kept], labels[kept], kept, findings)
 
 
 def interval(count: int, total: int) -> tuple[float, float]:

@@ -162,6 +162,18 @@ def imitation(numbers: pd.DataFrame) -> str:
     return _sentences(words)
 
 
+def real(table: pd.DataFrame) -> str:
+    """09: who is caught and who is accused in error; `table` is `cheats.alarms`'."""
+    cheats, honest = table[table.cheats], table[~table.cheats]
+    missed = cheats[cheats.accused < cheats.seeds]
+    accused = honest[honest.accused > 0]
+    words = [f"{len(cheats) - len(missed)} of {len(cheats)} classifiers that cheat are caught"]
+    words[0] += f", not {_list(missed.classifier)}." if len(missed) else "."
+    names = _list(accused.classifier) if len(accused) else "none"
+    words.append(f"The list accuses {names} of the {len(honest)} honest ones.")
+    return _sentences(words)
+
+
 def _accuracy(raw: pd.DataFrame) -> pd.DataFrame:
     """Accuracy in %, a row a seed, columns (attack, defence), of the models that are ok."""
     fine = raw[raw.status == "ok"]

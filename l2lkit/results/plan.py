@@ -9,14 +9,14 @@ from functools import partial
 from l2lkit.checks import measures
 from l2lkit.game.recipe import Recipe
 from l2lkit.recipes import DEFENCES, INTERPOLATION, SLIM, TODAY
-from l2lkit.results import checklist, diverse, experiments
+from l2lkit.results import cheats, checklist, diverse, experiments
 from l2lkit.runs.store import Store
 from l2lkit.runs.workers import Task
 
 ROWS = (*DEFENCES, *SLIM, *TODAY)
 
 
-def train(store: Store, name: str, seed: int) -> None:
+def train(store: Store, name: str | Recipe, seed: int) -> None:
     store.model(name, seed)
 
 
@@ -59,6 +59,11 @@ def measure_diverse(store: Store, name: str, seed: int) -> None:
     diverse.white_box(store, [store.recipe(name)], [seed], diverse.DESIGNED)
     if seed == store.seed:
         diverse.everything(store, [name], seed)
+
+
+def examine(store: Store, name: str) -> None:
+    """What notebook 09 asks of one classifier."""
+    cheats.examined(store, name, store.seed)
 
 
 def measure_restarts(store: Store, seed: int) -> None:
@@ -138,6 +143,19 @@ def interpolation(store: Store) -> list[Task]:
     return tasks
 
 
+def cheating(store: Store) -> list[Task]:
+    """The checks of notebook 09 on the first seed: the collapsed classifier is trained for them,
+    the others stand on models of `defences`."""
+    recipe = cheats.collapsed(store)
+    games = [game for game in (recipe.warm_start, recipe) if game]
+    tasks = _training(store, [(game, store.seed) for game in games])
+    for name in cheats.NAMES:
+        needs = frozenset({_trains(cheats.base(store, name), store.seed)})
+        work = partial(examine, name=name)
+        tasks.append(Task(f"check/{name}/{store.seed}", f"check {name}", work, needs))
+    return tasks
+
+
 def imitation(store: Store) -> list[Task]:
     """The games of notebook 08 that are missing. Raises InputError where the memory is too small
     for one of them."""
@@ -164,6 +182,7 @@ GROUPS: dict[str, Callable[[Store], list[Task]]] = {
     "defences": defences,
     "interpolation": interpolation,
     "l2l-da": l2l_da,
+    "cheats": cheating,
     "imitation": imitation,
 }
 
@@ -177,7 +196,7 @@ def _trains(recipe: Recipe, seed: int) -> str:
     return f"train/{recipe.name}/{seed}"
 
 
-def _training(store: Store, wanted: Iterable[tuple[str, int]]) -> list[Task]:
+def _training(store: Store, wanted: Iterable[tuple[str | Recipe, int]]) -> list[Task]:
     """A task for every model that is not there, after the one it starts from."""
     tasks = []
     for name, seed in wanted:

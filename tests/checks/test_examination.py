@@ -5,7 +5,8 @@ import torch
 from masked import Linear, Quantised, images, robust
 
 import l2lkit as l2l
-from l2lkit.checks import full_check
+from l2lkit.checks import examination, full_check
+from l2lkit.checks.evidence import CHECKED
 from l2lkit.checks.examination import ACCURACY, BEFORE, COLUMNS, GROUPS, MISSING
 from l2lkit.errors import InputError
 from l2lkit.game.autoattack import flags
@@ -77,6 +78,46 @@ def test_what_was_seen_before_comes_first_and_time_is_told():
         full_check(Linear(), X, Y, on_ready=stop)
     ((frame, seconds),) = seen
     assert set(frame.group) == {BEFORE} and seconds > 0
+
+
+class Counting(Linear):
+    """Counts images that pass: a pass without the way back is a third of one with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = 0.0
+
+    def forward(self, x):
+        self.passes += len(x) * (1 if x.requires_grad else 1 / 3)
+        return super().forward(x)
+
+
+def test_the_time_told_is_that_of_as_many_passes_as_are_made():
+    pytest.importorskip("pyautoattack")
+    made = []
+    for count in (8, 16):  # an ε at which nothing is fooled, which takes longest
+        network, begun = Counting().eval(), []
+        full_check(
+            network, X[:count], Y[:count], epsilon=5e-4,
+            on_ready=lambda *_, n=network, b=begun: b.append(n.passes),
+        )  # fmt: skip  # a call in two lines
+        made.append(network.passes - begun[0])
+    each = (made[1] - made[0]) / 8
+    assert each == pytest.approx(examination.PASSES, rel=0.02)
+    assert (made[0] - 8 * each) / CHECKED == pytest.approx(examination.FEW, rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_verdicts_accuracy_is_autoattacks_run_by_itself():
+    pyautoattack = pytest.importorskip("pyautoattack")
+    f = Linear().eval()
+    adversary = pyautoattack.AutoAttack(f, eps=0.031, seed=0, version="standard", device="cpu")
+    adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = 3
+    adversarial, _ = adversary.run_standard_evaluation(X, Y, batch_size=24)
+    alone = (f(adversarial).argmax(1) == Y).double().mean().item()
+    found = full_check(f, X, Y, epsilon=0.031, standard=True, draws=5).frame
+    with_all = found[found.group == ACCURACY].iloc[-1].value
+    assert alone == with_all == robust(f, X, Y, 0.031).double().mean().item()
 
 
 def test_autoattacks_flags_are_shown():

@@ -168,3 +168,16 @@ def test_the_night_by_hand():
     assert "2-Step L2L is level with PGM Net in the worst case" in text
     assert "Free is 2.0 ± 0.0 points above PGM Net in the worst case (2 seeds of both)." in text
     assert "from PGM Net's 61.0%: Grad L2L +5.0 and 2-Step L2L +3.0." in text
+
+
+def test_who_is_caught_and_who_is_accused():
+    columns = ["classifier", "cheats", "seeds", "accused"]
+    rows = [("TRADES", False, 2, 0), ("noisy", True, 2, 2), ("cut off", True, 2, 2)]
+    text = answers.real(pd.DataFrame(rows, columns=columns))
+    assert text == (
+        "2 of 2 classifiers that cheat are caught. The list accuses none of the 1 honest ones."
+    )
+    rows[0], rows[1] = ("TRADES", False, 2, 1), ("noisy", True, 2, 1)
+    text = answers.real(pd.DataFrame(rows, columns=columns))
+    assert "1 of 2 classifiers that cheat are caught, not noisy." in text
+    assert "The list accuses TRADES of the 1 honest ones." in text

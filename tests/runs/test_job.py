@@ -95,9 +95,10 @@ def test_only_takes_numbers(notebooks):
 
 def test_a_notebook_says_itself_what_it_needs():
     declared = {path.name[:2]: books.needs(path) for path in names.notebooks()}
-    assert len(declared) == 9
+    assert len(declared) == 10
     assert declared["01"] == [] and declared["07"] == ["defences", "l2l-da"]
     assert declared["06"] == ["defences", "interpolation"]
+    assert declared["09"] == ["defences", "cheats"]
     groups = {group for needs in declared.values() for group in needs}
     assert groups == {*plan.GROUPS, "answers"} and "answers" in declared["00"]
 
@@ -130,6 +131,14 @@ def test_interpolation_is_played_with_the_first_seed_of_a_small_profile(store):
     for name in names:
         assert tasks[f"train/{name}/0"].needs == {"train/iclr2020/plain/0"}
         assert tasks[f"measure/{name}/0"].needs == {f"train/{name}/0"}
+
+
+def test_the_collapsed_classifier_is_trained_for_its_check(store):
+    tasks = {task.name: task for task in plan.cheating(store)}
+    assert tasks["train/cheats/fgsm/0"].needs == {"train/cheats/plain/0"}
+    assert tasks["check/collapsed FGSM/0"].needs == {"train/cheats/fgsm/0"}
+    assert tasks["check/noisy/0"].needs == {"train/iclr2020/plain/0"}
+    assert len(tasks) == 2 + len(plan.cheats.NAMES)
 
 
 def test_rows_of_one_defence_and_two_versions_are_two_tasks(store):
