@@ -2,6 +2,7 @@
 
     python benchmarks/white_box.py [--profile NAME] [--dataset NAME] [--data DIR|ZIP]
                                    [--device NAME] [--seeds N] [--rows A,B] [--output DIR]
+                                   [--retrain]
 
 Trains and measures what an earlier run has not, a model a core, and goes on where it stopped.
 Prints accuracy (mean ± deviation over seeds) and the papers' orderings, and writes both with their
@@ -32,10 +33,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
     parser.add_argument("--rows", help="only these recipes, as grad,pgm (default: all)")
     parser.add_argument("--output", help="where the models are, or go (default: the project)")
+    parser.add_argument("--retrain", action="store_true", help="make anew what other code made")
     args = parser.parse_args()
     names = args.rows.split(",") if args.rows else [*ROWS, *INTERPOLATION]
     store = Store(
-        args.profile, args.dataset, args.data, args.device, seeds=args.seeds, output=args.output
+        args.profile,
+        args.dataset,
+        args.data,
+        args.device,
+        seeds=args.seeds,
+        output=args.output,
+        retrain=args.retrain,
     )
     work_off(store, rows(store, names), store.workers())
     by_seed = checklist.by_seed(store, names)

@@ -20,7 +20,11 @@ from safetensors.torch import load, save
 
 from l2lkit.errors import InputError
 from l2lkit.files import alone, load_checkpoint, save_checkpoint, write_atomically
+from l2lkit.names import recipe
+from l2lkit.recipes import DEFENCES
 
+REPLAYED = tuple(recipe(name) for name in DEFENCES)
+LARGE = 10**7
 BOXES = Path(__file__).resolve().parents[1] / "box"
 
 
@@ -57,19 +61,22 @@ def card(box: Path) -> dict[str, Any]:
 
 def pack(runs: Path, box: Path, about: Mapping[str, Any]) -> None:
     """Put the finished run in the folder `runs` (runs/<profile>) into a box. Optimisers stay out,
-    and so do attackers that were tuned to one classifier, whose measurements come along. `about`
-    goes to the card."""
+    attackers that were tuned to one classifier, whose measurements come along, the epochs of all
+    defences but those that notebook 02 replays, and games with more than `LARGE` bytes, which are
+    those of L2L GAIL's dense optimiser: notebook 08 plays them. `about` goes to the card."""
     contents: dict[str, bytes] = {}
     for record in [
         *sorted(runs.glob("models/**/record.json")),
         *sorted(runs.glob("gail/**/record.json")),
     ]:
-        if "+" in record.parent.parent.name:
-            continue
         folder = record.parent
+        size = sum(path.stat().st_size for path in folder.glob("*.pt"))
+        if "+" in folder.parent.name or size > LARGE:
+            continue
         for path in (record, folder / "log.csv"):
             contents[str(path.relative_to(runs))] = path.read_bytes()
-        for place in [folder, *folder.glob("epochs")]:
+        replayed = json.loads(record.read_text())["recipe"].get("name") in REPLAYED
+        for place in [folder, *(folder.glob("epochs") if replayed else ())]:
             for path in sorted(place.glob("*.pt")):
                 name = path.name.split(".")[0]
                 state = load_checkpoint(place, name)

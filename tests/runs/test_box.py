@@ -11,8 +11,9 @@ import tiny
 import torch
 
 from l2lkit import InputError, recipes
-from l2lkit.game import loop
-from l2lkit.results import experiments
+from l2lkit.game import evaluate, loop
+from l2lkit.results import diverse, experiments
+from l2lkit.results.plan import ROWS
 from l2lkit.runs import box
 from l2lkit.runs.store import Store
 
@@ -100,3 +101,22 @@ def test_a_damaged_box_is_refused_in_one_sentence(packed, tmp_path, change):
     with pytest.raises(InputError, match="smoke-tiny.zip is damaged"):
         fresh(tmp_path / "new")
     assert not (tmp_path / "new" / "runs" / "outside").exists()
+
+
+@pytest.mark.slow
+def test_the_shipped_box_fits_the_code(tmp_path):
+    """What notebooks ask for is there under today's keys, and answers as was recorded."""
+    store = Store("quick", device="cpu", output=tmp_path, box=True)
+    assert store.boxed, "python benchmarks/box.py makes the box"
+    names = [*ROWS, *recipes.INTERPOLATION, *diverse.games(store)]
+    assert [name for name in names if not store.finished(name, 0)] == []
+    other = experiments.surrogate_seed(store)
+    assert all(store.finished(name, other) for name in experiments.SURROGATES)
+    attacks = {"Clean": None, "PGM-20": store.budget.pgm(20)}
+    for name in ("plain", "pgm", "2step"):
+        model, (x, y) = store.model(name), store.images(16)
+        now = evaluate.correct(model.classifier, attacks, x, y, seed=model.seed)
+        recorded = experiments.survival(store, model)
+        for attack in attacks:
+            agree = torch.from_numpy(recorded[attack][:16]) == now[attack]
+            assert agree.float().mean() > 0.9, f"{name} under {attack}: remake the box"
