@@ -105,12 +105,18 @@ def publish_figures(store: Store) -> None:
 
 
 def publish_seconds(store: Store) -> None:
-    """Record how long each task took, for the time left of other people's runs."""
-    seconds = store.runs / "seconds.json"
+    """Record how long each task of the first seed's run took, for the time left of other people's
+    runs: what `--only-rows` and other seeds took stays out."""
     name = f"seconds-{store.profile.name}.json"
     target = names.notebooks()[0].parents[1] / "results" / "recorded" / name
-    about = json.loads(seconds.read_text()) | {"provenance": store.machine()}
-    write_json(target, about)
+    about = json.loads((store.runs / "seconds.json").read_text())
+    others = tuple(f"/{seed}" for seed in range(1, 1000))
+    kept = {
+        name: seconds
+        for name, seconds in about["seconds"].items()
+        if not name.startswith("row/") and not name.endswith(others)
+    }
+    write_json(target, about | {"seconds": kept, "provenance": store.machine()})
 
 
 def _smaller(png: str) -> str:
