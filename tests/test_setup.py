@@ -270,6 +270,7 @@ def test_an_interrupted_set_up_says_so_in_one_sentence(tmp_path, number):
     )  # fmt: skip
     while not (tmp_path / "begun").exists():
         time.sleep(0.05)
+    time.sleep(0.5)  # the file is there a moment before the shell goes to sleep
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number

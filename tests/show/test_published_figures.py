@@ -19,7 +19,7 @@ def stale(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*.png")):
         record = path.with_suffix(".json")
         about = json.loads(record.read_text())["provenance"] if record.exists() else {}
-        if now.items() - about.items():
+        if any(about.get(part) != digest for part, digest in now.items()):
             names.append(path.stem)
     return names
 
