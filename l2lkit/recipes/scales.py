@@ -53,10 +53,10 @@ PROFILES = {
         eval_images=8,
         curve_images=4,
         random_draws=3,
-        train_images=320,
-        test_images=48,
+        train_images=640,
+        test_images=64,
         width=1 / 32,
-        plain_epochs=6,
+        plain_epochs=14,
     ),
     "quick": Profile(
         name="quick",

@@ -9,6 +9,7 @@ from l2lkit.game import toy
 from l2lkit.results.experiments import mean_deviation
 
 LEARNED = ("Grad L2L", "2-Step L2L")
+NOTHING = "No model learned anything: there is nothing to compare."
 
 
 def cycle(step: float = 0.1, steps: int = 314) -> str:
@@ -44,7 +45,8 @@ def training(log: pd.DataFrame, times: pd.DataFrame) -> str:
     size = last.groupby("defence").delta.mean()
     sizes = [f"{name}'s {size[name]:.0%}" for name in ("PGM Net", *LEARNED) if name in size]
     failed = log[log.status != "ok"].groupby(["defence", "seed"]).ngroups
-    words = [f"{_list(costs)}.", f"Of the ball's radius, the last epoch's δ use {_list(sizes)}."]
+    words = [f"{_list(costs)}."] if costs else []
+    words += [f"Of the ball's radius, the last epoch's δ use {_list(sizes)}."] if sizes else []
     words.append(f"{failed} of {log.groupby(['defence', 'seed']).ngroups} models failed to learn.")
     return _sentences(words)
 
@@ -53,6 +55,8 @@ def robustness(raw: pd.DataFrame) -> str:
     """03, and the head of 00: who withstands the worst attack, and whether the paper's order holds;
     `raw` is `experiments.white_box`'."""
     accuracy = _accuracy(raw)
+    if accuracy.empty:
+        return NOTHING
     worst = accuracy["Worst"].mean().sort_values()
     words = [
         f"Under the worst of PGM-20, PGM-100 and CW, {worst.index[-1]} keeps most: "

@@ -181,3 +181,17 @@ def test_who_is_caught_and_who_is_accused():
     text = answers.real(pd.DataFrame(rows, columns=columns))
     assert "1 of 2 classifiers that cheat are caught, not noisy." in text
     assert "The list accuses TRADES of the 1 honest ones." in text
+
+
+def test_where_no_model_learned_the_answers_say_so():
+    raw = pd.DataFrame(
+        {"defence": d, "seed": 0, "status": "collapsed", "attack": a, "accuracy": 0.1}
+        for d in ("PGM Net", "Grad L2L")
+        for a in ("Clean", "PGM-20", "PGM-100", "Worst")
+    )
+    assert answers.robustness(raw) == answers.NOTHING
+    log = pd.DataFrame(
+        {"defence": d, "seed": 0, "status": "collapsed", "delta": 0.5} for d in ("PGM Net", "Free")
+    )
+    times = pd.DataFrame({"defence": ["PGM Net"], "relative": [None], "iclr2020": [0.47]})
+    assert answers.training(log, times) == "2 of 2 models failed to learn."
