@@ -129,7 +129,7 @@ def under_each(
     return pd.DataFrame(rows)
 
 
-TABLE = ("PGM-20", "PGM-100")  # of the numbers of steps
+SHOWN_STEPS = ("PGM-20", "PGM-100")  # of the numbers of steps
 
 
 def by_seed(store: Store, names: Sequence[str], seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -144,7 +144,7 @@ def by_seed(store: Store, names: Sequence[str], seeds: Sequence[int] | None = No
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of `by_seed` as a table to read: see `experiments.summary`."""
-    steps = [a for a in rows.attack.unique() if a.startswith("PGM-") and a not in TABLE]
+    steps = [a for a in rows.attack.unique() if a.startswith("PGM-") and a not in SHOWN_STEPS]
     return experiments.summary(rows, [a for a in rows.attack.unique() if a not in steps])
 
 

@@ -1,5 +1,6 @@
-"""The box: a finished small run that comes with the package, so that every notebook shows its
-pictures and sliders before anything has been trained here.
+"""The box: a finished small run that comes with the package, so that notebooks show their
+pictures and sliders before anything has been trained here. Not all do: 07 tunes its generators
+anew, and 08 plays the games of L2L GAIL's dense optimiser.
 
 It is one zip, l2lkit/box/<profile>-<dataset>.zip: players as safetensors beside their logs and
 records, measurements as JSON, and card.json, which says what it is and has the SHA-256 of every
@@ -24,7 +25,7 @@ from l2lkit.names import recipe
 from l2lkit.recipes import DEFENCES
 
 REPLAYED = tuple(recipe(name) for name in DEFENCES)
-LARGE = 10**7
+LARGE = 10**7  # bytes of a checkpoint
 BOXES = Path(__file__).resolve().parents[1] / "box"
 
 
@@ -63,7 +64,7 @@ def pack(runs: Path, box: Path, about: Mapping[str, Any]) -> None:
     """Put the finished run in the folder `runs` (runs/<profile>) into a box. Optimisers stay out,
     attackers that were tuned to one classifier, whose measurements come along, the epochs of all
     defences but those that notebook 02 replays, and games with more than `LARGE` bytes, which are
-    those of L2L GAIL's dense optimiser: notebook 08 plays them. `about` goes to the card."""
+    those of L2L GAIL's dense optimiser. `about` goes to the card."""
     contents: dict[str, bytes] = {}
     for record in [
         *sorted(runs.glob("models/**/record.json")),
