@@ -244,6 +244,19 @@ def examples(data: Dataset, row: int = 0, columns: int | None = None) -> dict[st
     return indices
 
 
+def contrast(store: Store, fooled: str = "plain", withstands: str = "pgm") -> int:
+    """The first of ten `examples` on which PGM-20 fools the one model and not the other, for a
+    first look at what robustness is; without one, `example`."""
+    models = [store.model(name, store.seed) for name in (fooled, withstands)]
+    attack = named_attacks(store, store.seed)["PGM-20"]
+    with store.computing():
+        for index in examples(store.data, columns=10).values():
+            panels = [panel(store, model, "PGM-20", attack, index) for model in models]
+            if [p.predicted == p.label for p in panels] == [False, True]:
+                return index
+    return example(store)
+
+
 def training_logs(store: Store, names: Sequence[str] = DEFENCES) -> pd.DataFrame:
     """The logs of all models below one another, with defence, seed and status."""
     return pd.concat([m.log.assign(**row_of(m)) for m in store.models(names)], ignore_index=True)

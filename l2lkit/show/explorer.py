@@ -249,7 +249,8 @@ class AttackExplorer(widgets.VBox):
 
 
 class PerturbationExplorer(AttackExplorer):
-    """The explorer on the store's models and every attack that it knows."""
+    """The explorer on the store's models and every attack that it knows. It begins with an image
+    on which Plain Net is fooled and PGM Net is not."""
 
     def __init__(
         self,
@@ -265,7 +266,7 @@ class PerturbationExplorer(AttackExplorer):
             {model.defence: model.classifier for model in models},
             attacks | {"CW": CW(epsilon=EPSILON)},
             chosen=[store.recipe(name).defence for name in chosen],
-            example=experiments.example(store),
+            example=experiments.contrast(store),
             computing=store.computing,
         )
 

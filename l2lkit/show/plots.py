@@ -128,7 +128,7 @@ def loss_curves(table: pd.DataFrame) -> Figure:
         ax.set(title=f"attacks on {defence}", yscale="log")
         _doubling(ax, table["step"])
         _decades(ax.yaxis, (1, 3))
-    plt.setp(grid[-1], xlabel="attack step")
+    plt.setp(_lowest(grid, len(defences)), xlabel="attack step")
     plt.setp(grid[:, 0], ylabel="loss (nats)")
     _legend(fig, "mean over images\nand seeds")
     return fig
@@ -151,10 +151,11 @@ def training_losses(log: pd.DataFrame) -> Figure:
         for column, (_, dashes) in kinds.items():
             part = log[log["defence"] == defence].rename(columns={column: "loss"})
             _spread(ax, part.groupby("epoch")["loss"], look | {"ls": dashes})
-        ax.set(title=defence, yscale="log", xlabel="epoch")
+        ax.set(title=defence, yscale="log")
         _decades(ax.yaxis, (1, 3))
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     plt.setp(grid[:, 0], ylabel="loss (nats)")
+    plt.setp(_lowest(grid, len(defences)), xlabel="epoch")
     lines = [
         Line2D([], [], color="0.2", ls=dashes, label=label) for label, dashes in kinds.values()
     ]
@@ -178,9 +179,10 @@ def small_multiples(table: pd.DataFrame, x: str, titles: Mapping[str, str]) -> F
     fig, grid = _multiples(len(titles), 2, (9.5, 2.8, 0.4))
     for ax, (column, title) in zip(grid.flat, titles.items(), strict=False):
         _lines(ax, table, x, column)
-        ax.set(title=title, xlabel=x if ax in grid[-1] else "", ylabel="")
+        ax.set(title=title, ylabel="")
         if x not in SWEPT:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    plt.setp(_lowest(grid, len(titles)), xlabel=x)
     _legend(fig, _seeds(table))
     return fig
 
@@ -233,11 +235,12 @@ def loss_surfaces(table: pd.DataFrame) -> Figure:
     norm = LogNorm(max(table["loss"][table["loss"] > 0].min(), 1e-4 * ends, 1e-6), ends)
     for ax, defence in zip(grid.flat, defences, strict=False):
         plane = table[table["defence"] == defence].pivot(index="a", columns="b", values="loss")
-        low, high = plane.min().min(), plane.max().max()
+        low, high = max(0.0, plane.min().min()), plane.max().max()  # rounding gives -0
         words = f"loss {low:.2g} to {high:.2g}" if high > low else f"loss {low:.2g}: no slope"
         ax.set_title(f"{defence}\n{words}", fontsize=11)
         surface = plane.columns, plane.index, plane.clip(norm.vmin, norm.vmax)
-        drawn = ax.pcolormesh(*surface, norm=norm, cmap="cividis", shading="gouraud")
+        look = {"norm": norm, "cmap": "cividis", "shading": "gouraud"}
+        drawn = ax.pcolormesh(*surface, **look, rasterized=True)  # megabytes as an SVG's paths
         if high > low:
             levels = np.geomspace(max(low, 1e-9), high, 9)[1:-1]
             ax.contour(plane.columns, plane.index, plane, levels=levels, colors="w", linewidths=0.8)
@@ -346,7 +349,14 @@ def _multiples(n: int, columns: int, size: tuple[float, ...], **how: Any) -> tup
     fig, grid = plt.subplots(rows, columns, sharex=True, squeeze=False, figsize=figsize, **how)
     for ax in grid.flat[n:]:
         ax.remove()
+    for ax in _lowest(grid, n):
+        ax.tick_params(labelbottom=True)
     return fig, grid
+
+
+def _lowest(grid: NDArray, n: int) -> list[Axes]:
+    """The last axes of each column, where the first n are in use."""
+    return list(grid.flat[max(0, n - grid.shape[1]) : n])
 
 
 def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str) -> None:
@@ -406,7 +416,9 @@ def _doubling(ax: Axes, values: pd.Series) -> None:
             ticks.append(value)
     first = min((v for v in ticks if v > 0), default=1)
     ax.set_xscale("symlog", base=2, linthresh=first, linscale=0.5)
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    every = 1 if len(ticks) <= 8 else 2  # more labels would overlap
+    last = len(ticks) - 1
+    ax.set_xticks(ticks, [f"{t:g}" if (last - i) % every == 0 else "" for i, t in enumerate(ticks)])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(-0.15 * first, 1.1 * values.max() or 1)
 

@@ -1,5 +1,6 @@
 """The experiments that fill figures and tables."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -101,6 +102,25 @@ def test_the_example_is_of_the_first_class_the_data_have(colours):
     store = SimpleNamespace(data=colours)  # classes r, g, b, y in turn
     assert experiments.example(store, ("cat", "b", "g")) == 2
     assert experiments.example(store) == 0
+
+
+@pytest.mark.parametrize("flips, chosen", [((0, 1, 1, 0), 1), ((0, 0, 0, 0), 1), ((0, 0, 1, 1), 2)])
+def test_the_contrast_fools_one_model_and_not_the_other(colours, monkeypatch, flips, chosen):
+    """The Plain Net errs on the images that `flips` marks; the other on the last of them."""
+    names = colours.class_names
+
+    def panel(store, model, row, attack, index):
+        right = not flips[index] or (model == "pgm" and index < 3)
+        label, wrong = names[index], names[index - 1]
+        return SimpleNamespace(label=label, predicted=label if right else wrong)
+
+    monkeypatch.setattr(experiments, "panel", panel)
+    monkeypatch.setattr(experiments, "named_attacks", lambda store, seed: {"PGM-20": None})
+    monkeypatch.setattr(experiments, "example", lambda store: 1)
+    store = SimpleNamespace(
+        data=colours, seed=0, model=lambda name, seed: name, computing=nullcontext
+    )
+    assert experiments.contrast(store) == chosen
 
 
 @pytest.fixture
