@@ -146,9 +146,11 @@ def diverse(effects: pd.DataFrame, attack: str = "PGD-100") -> str:
     """07: what recursion and diversity add; `effects` is `diverse.effects`'."""
     words = []
     for row in effects[(effects.under == attack) & (effects.points != "")].itertuples():
+        points = str(row.points).removeprefix("-")
+        does = "takes away" if points != row.points else "adds"
         words.append(
-            f"{row.adding} {row[2]} adds {row.points} points under {attack} (the paper: "
-            f"{row.published}), and something on {row[5]} seeds."
+            f"{row.adding} {row[2]} {does} {points} points under {attack} (the paper: "
+            f"{row.published}); it is a gain on {row[5]} seeds."
         )
     return _sentences(words)
 

@@ -115,17 +115,18 @@ def test_the_checklist_names_what_does_not_hold():
 def test_diverse_reads_the_effects():
     effects = pd.DataFrame(
         {
-            "adding": ["recursion", "diversity"],
-            "": ["with diversity", "in one step"],
+            "adding": ["recursion", "diversity", "diversity"],
+            "": ["with diversity", "in one step", "with recursion"],
             "under": "PGD-100",
-            "points": ["29.0 ± 7.0", ""],
-            "seeds that gain": ["3 of 3", "0 of 0"],
-            "published": ["+3.75", ""],
+            "points": ["29.0 ± 7.0", "", "-0.9 ± 4.2"],
+            "seeds that gain": ["3 of 3", "0 of 0", "1 of 3"],
+            "published": ["+3.75", "", "+1.18"],
         }
     )
     assert answers.diverse(effects) == (
-        "Recursion with diversity adds 29.0 ± 7.0 points under PGD-100 (the paper: +3.75), and "
-        "something on 3 of 3 seeds."
+        "Recursion with diversity adds 29.0 ± 7.0 points under PGD-100 (the paper: +3.75); it is "
+        "a gain on 3 of 3 seeds. Diversity with recursion takes away 0.9 ± 4.2 points under "
+        "PGD-100 (the paper: +1.18); it is a gain on 1 of 3 seeds."
     )
 
 
