@@ -11,6 +11,7 @@ from torch import nn
 from l2lkit import distributed
 from l2lkit.data import Dataset, batches
 from l2lkit.errors import InputError
+from l2lkit.game.awp import step_with_awp
 from l2lkit.game.evaluate import trajectory
 from l2lkit.game.fixed import PGM
 from l2lkit.game.guard import own_settings
@@ -96,7 +97,12 @@ def _check_shares(recipe: Recipe, images: int) -> None:
 
 def _epoch(players: Players, data: Dataset, seed: int, epoch: int) -> dict:
     recipe, solver, started = players.recipe, players.attack, time.perf_counter()
-    steps = {"simultaneous": step, "printed": step_as_printed, "alternating": step_in_turns}
+    steps = {
+        "simultaneous": step,
+        "printed": step_as_printed,
+        "alternating": step_in_turns,
+        "awp": step_with_awp,
+    }
     one_step = steps[recipe.update]
     draw = torch.Generator().manual_seed(seed * 100_003 + epoch)
     torch.manual_seed(seed * 100_003 + epoch + 50_000 + distributed.rank() * 10**15)

@@ -82,7 +82,8 @@ class Recipe:
     `update`: "simultaneous" steps both players from one pass; "printed" steps θ, then φ on the new
     θ against the same perturbation, as the papers' algorithms do; "alternating" gives each player
     a turn with passes of its own, as the authors' code does. They are `step`, and
-    `step_as_printed` and `step_in_turns` of `l2lkit.game.orders`.
+    `step_as_printed` and `step_in_turns` of `l2lkit.game.orders`. "awp" is the first with θ's step
+    taken on perturbed weights (`l2lkit.game.awp`).
     `classifier` is a name of `classifiers.make_classifier`, or what makes one of one's own from
     the number of classes, of channels and the images' width.
     `clean_weight` adds that multiple of the clean loss (the 2018 version steps on clean and on
@@ -109,11 +110,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check_positive(epochs=self.epochs, batch_size=self.batch_size)
         check_choice(
-            update=(self.update, ("simultaneous", "printed", "alternating")),
+            update=(self.update, ("simultaneous", "printed", "alternating", "awp")),
             precision=(self.precision, ("float32", "bfloat16")),
         )
         check_not_negative(clean_weight=self.clean_weight, trades=self.trades)
-        if self.trades and self.update == "printed":
+        if self.trades and self.update in ("printed", "awp"):
             raise InputError(
                 f"{self.name}: TRADES has one step for both its losses; use simultaneous."
             )

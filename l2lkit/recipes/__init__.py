@@ -1,6 +1,7 @@
 """Every training run as data: a table's row is a recipe, and a profile says at which scale."""
 
 from l2lkit.names import printed, recommended
+from l2lkit.recipes.controls import CONTROLS
 from l2lkit.recipes.rows import (
     DEFENCES,
     INTERPOLATION,
@@ -13,6 +14,7 @@ from l2lkit.recipes.rows import (
 from l2lkit.recipes.scales import PROFILES, Profile, at_scale, profile
 
 __all__ = [
+    "CONTROLS",
     "DEFENCES",
     "INTERPOLATION",
     "PROFILES",

@@ -18,6 +18,7 @@ from l2lkit.game.interpolation import Interpolation, LearnedInterpolation
 from l2lkit.game.learned import Learned
 from l2lkit.game.recipe import Optimiser, Recipe
 from l2lkit.game.solver import Attack
+from l2lkit.recipes.controls import controls
 
 # Plain Net follows Zagoruyko and Komodakis (2016): 200 epochs, rate 0.1 divided by 5.
 WRN = Optimiser(lr=0.1, weight_decay=5e-4, nesterov=True, milestones=(0.3, 0.6, 0.8), decay=0.2)
@@ -389,7 +390,8 @@ def against(model: Recipe, attack: Attack, optimiser: Optimiser, name: str, epoc
     )
 
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in _iclr2020() + _older() + _l2l_da() + _today()}
+ROWS = (*_iclr2020(), *_older(), *_l2l_da(), *_today(), *controls())
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in ROWS}
 # The rows that a run trains and the notebooks compare, ICLR 2020 where no version is named.
 DEFENCES = ("plain", "fgsm", "pgm", "naive", "grad", "2step")
 SLIM = ("naive-slim", "grad-slim", "2step-slim")

@@ -484,7 +484,7 @@ def test_every_recipe_runs_for_an_epoch_at_smoke_scale(colours, plain, name):
     if small.attack is None:
         assert log.delta[0] == 0
     else:
-        assert 0 < log.delta[0] <= 1 + 1e-6
+        assert 0 < log.delta[0] <= (3 if name == "today/n-fgsm" else 1) + 1e-6
     assert (log.attacker_lr[0] > 0) == small.learned
     if small.learned:
         assert not game.attack.training
