@@ -92,6 +92,11 @@ class GradAttacker(Attacker):
         dims = (1, 2, 3) if self.gradient == "per-image" else (0, 1, 2, 3)
         return gradient / gradient.abs().amax(dims, keepdim=True).clamp(min=1e-30)
 
+    def move(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """One step (N, C, H, W) from the image as it stands and its scaled gradient. A variant of
+        the attacker is a subclass with another `move`."""
+        return self.epsilon * self.network(torch.cat([x, gradient], 1)).tanh()
+
     def iterates(
         self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Generators = None
     ) -> Iterator[Tensor]:
@@ -101,8 +106,7 @@ class GradAttacker(Attacker):
         for _ in range(self.steps):
             x = images + delta
             gradient = self.scale(input_gradient(classifier, x, labels))
-            step = self.epsilon * self.network(torch.cat([x, gradient], 1)).tanh()
-            delta = project(delta + step, images, self.epsilon)
+            delta = project(delta + self.move(x, gradient), images, self.epsilon)
             yield delta
 
 
