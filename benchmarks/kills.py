@@ -96,9 +96,10 @@ def results(output: Path) -> dict[str, Any]:
     return kept
 
 
-def run(kills: int, only: str, longest: float, seed: int) -> dict[str, Any]:
-    """Kill `kills` times, after at most `longest` seconds each; what came of it."""
-    rng, place = random.Random(seed), Path(tempfile.mkdtemp(prefix="l2lkit-kills-"))
+def run(kills: int, only: str, longest: float, seed: int, place: Path) -> dict[str, Any]:
+    """Kill `kills` times, after at most `longest` seconds each; what came of it. A run that was left
+    alone is in place/alone, or goes there."""
+    rng = random.Random(seed)
     alone, tried, log = place / "alone", place / "tried", place / "log.txt"
     assert start(alone, only, log).wait() == 0, log.read_text()
     expected, problems, finished, done = results(alone), [], 0, 0
@@ -134,8 +135,6 @@ def run(kills: int, only: str, longest: float, seed: int) -> dict[str, Any]:
         print(f"{done} of {kills} kills, {finished} finished, {problems}", flush=True)
     hidden = [str(p) for p in tried.rglob(".*-*-*") if p.is_file()]
     problems += [f"left: {path}" for path in hidden]
-    if not problems:
-        shutil.rmtree(place)
     return {"kills": done, "finished": finished, "results": len(expected), "problems": problems}
 
 
@@ -145,7 +144,13 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="", help="notebooks, as of `run`; default: all")
     parser.add_argument("--longest", type=float, default=40, help="seconds to the kill, at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="folder of the runs; default: one that goes")
     args = parser.parse_args()
-    outcome = run(args.kills, args.only, args.longest, args.seed)
+    # What a shell starts in the background ignores Ctrl-C, and so would all that this starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    place = args.output or Path(tempfile.mkdtemp(prefix="l2lkit-kills-"))
+    outcome = run(args.kills, args.only, args.longest, args.seed, place)
+    if not args.output and not outcome["problems"]:
+        shutil.rmtree(place)
     print(json.dumps(outcome, indent=1))
     sys.exit(bool(outcome["problems"]))
