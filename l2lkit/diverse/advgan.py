@@ -10,6 +10,7 @@ from torch.func import functional_call
 from l2lkit.errors import check_positive
 from l2lkit.game.cw import margin
 from l2lkit.game.learned import NaiveAttacker
+from l2lkit.game.networks import folded
 from l2lkit.game.solver import Maker, Play, Scale, Shape
 
 
@@ -74,4 +75,4 @@ class AdvGAN(Maker):
         return AdvGANAttacker(shape[1], self.epsilon, self.width, self.realism, self.network)
 
     def scaled(self, scale: Scale) -> "AdvGAN":
-        return replace(self, width=scale.width)
+        return replace(self, width=scale.width, network=folded(self.network))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from l2lkit.errors import check_choice, check_not_negative, check_positive
+from l2lkit.game.networks import folded
 from l2lkit.game.padding import at_any_size
 from l2lkit.game.solver import (
     Attacker,
@@ -71,7 +72,7 @@ class DiverseAttacker(Attacker):
         self.objective, self.with_clean = objective, with_clean
         cin = (3 if accumulated else 2) * channels
         self.network = UNet(network, cin, channels, width, latent, classes if labels else 0)
-        at_any_size(self.network, 2)
+        at_any_size(self.network, self.network.halvings)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]  # a property: it depends on z
@@ -94,7 +95,8 @@ class DiverseAttacker(Attacker):
         ).to(like)
 
     def mix(self, z: Tensor, images: Tensor) -> list[Tensor]:
-        h, w = (size + -size % 4 for size in images.shape[2:])  # as the padded images are
+        multiple = 2**self.network.halvings
+        h, w = (size + -size % multiple for size in images.shape[2:])  # as the padded images are
         return self.network.mix(z, (h, w))
 
     def step(
@@ -208,4 +210,5 @@ class Diverse(Maker):
         )
 
     def scaled(self, scale: Scale) -> "Diverse":
-        return replace(self, width=scale.width, steps=min(self.steps, scale.steps))
+        steps = min(self.steps, scale.steps)
+        return replace(self, width=scale.width, steps=steps, network=folded(self.network))

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from l2lkit.errors import InputError, check_positive
 from l2lkit.game.cpu import PReLU
-from l2lkit.game.unet import UNETS, UNet
+from l2lkit.game.unet import FOLDED, UNETS, UNet
 
 WIDE = {  # channels of the blocks, and whether a norm follows the last
     "v2-wide": ((64, 128, 256, 128, 64), True),
@@ -17,7 +17,6 @@ SLIM = {  # a norm and ReLU after the deconvolution, a learnable scalar before t
     "iclr2020-slim": (True, False),
     "code-slim": (True, True),
 }
-FOLDED = "-folded"  # after a wide network's name
 NETWORKS = ("2018", *SLIM, *WIDE, *(name + FOLDED for name in WIDE), *UNETS)
 
 
@@ -90,9 +89,9 @@ class Folded(nn.Sequential):
 
 
 def folded(name: str) -> str:
-    """The name of this network as a small run has it: the wide ones, which keep the images' size,
-    are `Folded`."""
-    return name + FOLDED if name in WIDE else name
+    """The name of this network as a small run has it: the wide ones and the U-Nets, which begin at
+    the images' size, are folded."""
+    return name + FOLDED if name in (*WIDE, *UNETS) and not name.endswith(FOLDED) else name
 
 
 def scaled(channels: int, width: float) -> int:
@@ -110,7 +109,7 @@ def make_network(name: str, cin: int, channels: int = 3, width: float = 1.0) -> 
     These three with `-folded`: on 2×2 pixels at a time, with twice the channels (`Folded`); H, W
     even.
     `unet`, `unet-code`: L2L-DA's U-Net without y and z, as its section 5.1 prints it and as its
-    authors' code has it; H and W must divide by 4.
+    authors' code has it; H and W must divide by 4, with `-folded` by 8.
 
     `width` multiplies all inner channel counts. Raises InputError for an unknown name or a width
     that is not positive.

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from l2lkit.errors import check_choice, check_positive
 
-UNETS = ("unet", "unet-code")
+FOLDED = "-folded"  # after a network's name: on 2×2 pixels at a time
+UNETS = ("unet", "unet-code", "unet" + FOLDED, "unet-code" + FOLDED)
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -29,14 +30,16 @@ class ConditionalBatchNorm(nn.Module):
 
 class UNet(nn.Module):
     """The generator's network: (N, cin, H, W) in, (N, channels, H, W) before tanh out; H and W must
-    divide by 4. Three layers down, the first of which keeps the size and has no norm, and two up,
-    with skips. With `classes`, batch norm is class-conditional. A latent z of `latent` numbers
-    joins the input of every layer down, the same at all pixels. Convolutions start at N(0, 0.02).
+    divide by 2 to the power of `halvings`. Three layers down, the first of which keeps the size and
+    has no norm, and two up, with skips. With `classes`, batch norm is class-conditional. A latent z
+    of `latent` numbers joins the input of every layer down, the same at all pixels. Convolutions
+    start at N(0, 0.02).
 
     `unet`: section 5.1 names a U-Net and no channels, so they double, as in the U-Net paper: 64,
     128, 256, times `width`, and all layers but the ends have a norm. z joins as it is.
     `unet-code`, the authors': 64, 64, 128; the innermost layer has no norm, no convolution a bias,
-    and z passes two linear layers with ReLU first.
+    and z passes two linear layers with ReLU first. Either with `-folded`, for small runs: each 2×2
+    pixels are channels of one, on the way in and out, and the layers between are twice as wide.
 
     A convolution of joined inputs is the sum of two convolutions. That of z does not change while
     an attack steps on, so `mix` computes it once, for `forward` to take.
@@ -54,7 +57,12 @@ class UNet(nn.Module):
         super().__init__()
         check_positive(width=width)
         check_choice(network=(name, UNETS))
-        code = name == "unet-code"
+        code, folded = name.startswith("unet-code"), name.endswith(FOLDED)
+        self.halvings = 3 if folded else 2
+        self.fold = nn.PixelUnshuffle(2) if folded else nn.Identity()
+        self.unfold = nn.PixelShuffle(2) if folded else nn.Identity()
+        if folded:
+            cin, channels, width = 4 * cin, 4 * channels, 2 * width
         c1, c2, c3 = (max(1, round(c * width)) for c in ((64, 64, 128) if code else (64, 128, 256)))
         self.latent = latent
         if latent:
@@ -86,6 +94,8 @@ class UNet(nn.Module):
         if not self.latent:
             return [z.new_zeros(())] * 3
         tiled, (h, w) = self.encoder(z)[:, :, None, None], size
+        if self.halvings == 3:
+            h, w = h // 2, w // 2
         sizes = ((h, w), (h, w), (h // 2, w // 2))
         return [m(tiled.expand(-1, -1, *s)) for m, s in zip(self.down_z, sizes, strict=True)]
 
@@ -98,12 +108,12 @@ class UNet(nn.Module):
             layer = self.norms[i]
             return layer(h, labels) if isinstance(layer, ConditionalBatchNorm) else layer(h)
 
-        h1 = F.leaky_relu(self.down[0](x) + m1, 0.2)
+        h1 = F.leaky_relu(self.down[0](self.fold(x)) + m1, 0.2)
         h2 = F.leaky_relu(norm(0, self.down[1](h1) + m2), 0.2)
         h3 = F.leaky_relu(norm(1, self.down[2](h2) + m3), 0.2)
         u2 = F.relu(norm(2, self.up[0](h3)))
         u1 = F.relu(norm(3, self.up[1](torch.cat([u2, h2], 1))))
-        return self.last(torch.cat([u1, h1], 1))
+        return self.unfold(self.last(torch.cat([u1, h1], 1)))
 
 
 def _down(i1: int, i2: int, i3: int, c1: int, c2: int, c3: int, bias: bool) -> list[nn.Module]:

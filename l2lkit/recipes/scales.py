@@ -99,8 +99,8 @@ PROFILES = {
 def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
     """The recipe at the profile's size; the paper profile's is the recipe itself.
 
-    The first convolution of a small run's classifier halves the images, and wide attackers work on
-    2×2 pixels at a time: the same minutes then buy more training. A small run starts from the Plain
+    The first convolution of a small run's classifier halves the images, and wide attackers and
+    U-Nets work on 2×2 pixels at a time: the same minutes then buy more training. A small run starts from the Plain
     Net, as the two older versions do: from scratch, the learned attackers push a small classifier
     to chance before it has learnt anything. An Adam attacker of a short run learns faster, since it
     has a small fraction of the paper's steps to learn in; a classifier with Adam keeps its rate.

@@ -66,7 +66,7 @@ def test_z_joins_the_input_of_every_layer_down(layer, name):
     conv.register_forward_hook(lambda module, given, out: seen.update(x=given[0], out=out))
     mixed = net.mix(z, (8, 8))
     net(x, None, mixed)
-    if name == "unet-code":
+    if name.startswith("unet-code"):
         for linear in (net.encoder[0], net.encoder[2]):
             z = (z @ linear.weight.T + linear.bias).clamp(min=0)
     tiled = z[:, :, None, None].expand(-1, -1, *seen["x"].shape[2:])
@@ -78,6 +78,21 @@ def test_z_joins_the_input_of_every_layer_down(layer, name):
         conv.padding,
     )
     torch.testing.assert_close(seen["out"] + mixed[layer], joined)
+
+
+def test_a_folded_network_works_on_two_by_two_pixels_with_twice_the_channels():
+    torch.manual_seed(0)
+    net = UNet("unet-folded", 3, 1, 1 / 8, latent=8, classes=4).eval()
+    same = UNet("unet", 12, 4, 1 / 4, latent=8, classes=4).eval()
+    same.load_state_dict(net.state_dict())
+    x, y, z = torch.rand(2, 3, 16, 8), torch.tensor([0, 1]), torch.randn(2, 8)
+    corners = torch.stack(
+        [x[:, c, i::2, j::2] for c in range(3) for i in range(2) for j in range(2)], 1
+    )
+    small = same(corners, y, same.mix(z, (8, 4)))
+    out = net(x, y, net.mix(z, (16, 8)))
+    for k, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        torch.testing.assert_close(out[:, 0, i::2, j::2], small[:, k])
 
 
 def test_the_authors_network_layer_by_layer():

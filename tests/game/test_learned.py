@@ -11,6 +11,7 @@ from l2lkit.errors import InputError
 from l2lkit.game.cpu import PReLU
 from l2lkit.game.learned import GradAttacker, NaiveAttacker
 from l2lkit.game.networks import NETWORKS, WIDE, ResBlock, make_network
+from l2lkit.game.padding import at_any_size
 
 
 def classifier(seed=0):
@@ -142,7 +143,7 @@ def test_a_folded_network_works_on_two_by_two_pixels_with_twice_the_channels(nam
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (3, 8)])
 def test_output_shape(name, channels, size):
-    network = make_network(name, 2 * channels, channels, width=1 / 16)
+    network = at_any_size(make_network(name, 2 * channels, channels, width=1 / 16))
     assert network(torch.rand(2, 2 * channels, size, size)).shape == (2, channels, size, size)
 
 
