@@ -9,6 +9,7 @@ import tiny
 import torch
 from scripts import load
 
+from l2lkit.errors import InputError
 from l2lkit.recipes import PROFILES, RECIPES
 from l2lkit.results import checklist, experiments, plan
 from l2lkit.runs.store import Store
@@ -174,5 +175,15 @@ def test_a_night_is_collected_from_the_folders_alone(monkeypatch, folder, tmp_pa
 
 def test_a_box_is_not_made_of_half_a_run(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["box.py", "--output", str(tmp_path)])
-    with pytest.raises(SystemExit, match="not trained yet: plain, fgsm, .*run_all.sh does it"):
+    with pytest.raises(SystemExit, match="executed 00_overview.ipynb is missing: ./run_all.sh"):
         box.main()
+
+
+def test_who_makes_a_box_trains_and_measures_nothing(tmp_path):
+    finished = box.Finished("smoke", output=tmp_path)
+    with pytest.raises(InputError, match="the model iclr2020/plain, seed 0, is missing"):
+        finished.model("plain")
+    with pytest.raises(InputError, match="the measurement correct is missing"):
+        finished.measured("correct", [], lambda: pytest.fail("it was measured"))
+    with pytest.raises(InputError, match="is missing"):
+        box.check(finished)

@@ -171,10 +171,14 @@ class Game:
         return parts if over else parts | {"optimiser": self.optimiser.state_dict()}
 
     def load(self, state: dict) -> None:
+        """The players of `state`. A finished game may come without its U, as the dense ones in the
+        box that the package brings: then there is none, and the game is for looking at."""
         self.agent.load(state["agent"])
         self.discriminator.load_state_dict(state["D"])
-        if self.updater:
+        if self.updater and "U" in state:
             self.updater.load_state_dict(state["U"])
+        elif self.updater and "optimiser" not in state:
+            self.updater = None
         if "optimiser" in state:
             self.optimiser.load_state_dict(state["optimiser"])
 

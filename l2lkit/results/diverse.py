@@ -24,6 +24,7 @@ from l2lkit.game.solver import Attack, Attacker, Maker, Solver, going_on
 from l2lkit.recipes import against, printed
 from l2lkit.results import experiments, published
 from l2lkit.results.experiments import family, mean_deviation, row_of
+from l2lkit.runs.model import Model
 from l2lkit.runs.store import Store
 
 GAMES = ("l2l-star", "no-r-no-d", "no-r", "no-d", "full")  # Table 1a
@@ -106,10 +107,22 @@ def survival(
     if set(attacks) & set(GENERATORS):
         for name, tuned in generators(store, recipe, seed, full).items():
             if name in attacks:
-                right |= store.correct(model, {name: store.model(tuned, seed).attack}, count)
+                right[name] = under_generator(store, model, tuned, count)
     if "C&W-1000" in attacks:
         right |= store.correct(model, {"C&W-1000": designed["C&W-1000"]}, count)
     return {a: right[a] for a in attacks}
+
+
+def under_generator(store: Store, model: Model, tuned: Recipe, count: int | None) -> np.ndarray:
+    """Whether `model` is right on each of the images under the generator of the recipe `tuned`.
+    Remembered under that recipe, so that what is measured is there without the generator."""
+
+    def compute() -> list[int]:
+        attack = store.model(tuned, model.seed).attack
+        return store.correct(model, {tuned.name: attack}, count)[tuned.name].astype(int).tolist()
+
+    settings = [model.key, store.where(tuned, model.seed).parent.name, count]
+    return np.array(store.measured("generator", settings, compute), dtype=bool)
 
 
 def white_box(

@@ -10,13 +10,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike
+from torch.nn.utils import parameters_to_vector
 
 from l2lkit.errors import InputError
 from l2lkit.files import alone, save_checkpoint
 from l2lkit.gail.demonstrations import Demonstrations, load
 from l2lkit.gail.environments import ENVIRONMENTS
-from l2lkit.gail.game import METHODS, SNAPSHOTS, GailRecipe, Game, diverged, gail_recipe, train
+from l2lkit.gail.game import (
+    METHODS,
+    SNAPSHOTS,
+    GailRecipe,
+    Game,
+    diverged,
+    gail_recipe,
+    objective,
+    train,
+)
 from l2lkit.game.identity import fingerprint
 from l2lkit.runs.machine import versions
 from l2lkit.runs.store import Store
@@ -108,6 +119,26 @@ def played(store: Store, recipe: GailRecipe, seed: int) -> Path:
     if not finished(store, recipe, seed):
         trained(store, recipe, seed)
     return where(store, recipe, load(recipe.environment), seed)
+
+
+def share_of_gradient(store: Store, method: str, seed: int) -> float:
+    """How much of the move that the U of this CartPole game makes is due to the gradient it is
+    given: |U(θ, g) − U(θ, 0)| / |U(θ, g) − θ|, with g of the policy's next pairs. Remembered."""
+    recipe = gail_recipe("CartPole-v1", method, store.profile.name)
+
+    def compute() -> float:
+        game = trained(store, recipe, seed).game
+        assert game.updater
+        d, pairs = game.discriminator, game.pairs(game.agent.sample((seed, 0)))
+        value = objective(d(*pairs), d(*game.expert))
+        gradient = parameters_to_vector(torch.autograd.grad(value, list(d.parameters())))
+        theta = parameters_to_vector(d.parameters()).detach()
+        with torch.no_grad():
+            move, blind = (game.updater(theta, g) - theta for g in (gradient, 0 * gradient))
+        return float((move - blind).norm() / move.norm())
+
+    name = where(store, recipe, load(recipe.environment), seed).parent.name
+    return store.measured("share-of-gradient", [name, seed], compute, ROOMS)
 
 
 # Figure 6 in numbers ----------------------------------------------------------------------------

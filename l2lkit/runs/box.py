@@ -1,6 +1,5 @@
 """The box: a finished small run that comes with the package, so that notebooks show their
-pictures and sliders before anything has been trained here. Not all do: 07 tunes its generators
-anew, and 08 plays the games of L2L GAIL's dense optimiser.
+pictures and sliders before anything has been trained here.
 
 It is one zip, l2lkit/box/<profile>-<dataset>.zip: players as safetensors beside their logs and
 records, measurements as JSON, and card.json, which says what it is and has the SHA-256 of every
@@ -10,8 +9,9 @@ and goes on from there as from any run; what is trained here never mixes with it
 
 import hashlib
 import json
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from l2lkit.names import recipe
 from l2lkit.recipes import DEFENCES
 
 REPLAYED = tuple(recipe(name) for name in DEFENCES)
-LARGE = 10**7  # bytes of a checkpoint
+LARGE = 10**6
 BOXES = Path(__file__).resolve().parents[1] / "box"
 
 
@@ -60,20 +60,20 @@ def card(box: Path) -> dict[str, Any]:
         raise _damaged(box) from error
 
 
-def pack(runs: Path, box: Path, about: Mapping[str, Any]) -> None:
-    """Put the finished run in the folder `runs` (runs/<profile>) into a box. Optimisers stay out,
+def pack(
+    runs: Path, box: Path, about: Mapping[str, Any], models: Collection[Path] | None = None
+) -> None:
+    """Put the finished run in the folder `runs` (runs/<profile>) into a box: of its models those in
+    the folders `models` (default: all), and what was measured on no others. Optimisers stay out,
     attackers that were tuned to one classifier, whose measurements come along, the epochs of all
-    defences but those that notebook 02 replays, and games with more than `LARGE` bytes, which are
-    those of L2L GAIL's dense optimiser. `about` goes to the card."""
+    defences but those that notebook 02 replays, and of GAIL a U with more than `LARGE` numbers,
+    which is the dense one. `about` goes to the card."""
     contents: dict[str, bytes] = {}
-    for record in [
-        *sorted(runs.glob("models/**/record.json")),
-        *sorted(runs.glob("gail/**/record.json")),
-    ]:
-        folder = record.parent
-        size = sum(path.stat().st_size for path in folder.glob("*.pt"))
-        if "+" in folder.parent.name or size > LARGE:
-            continue
+    folders = sorted(record.parent for record in runs.glob("models/**/record.json"))
+    others = [f for f in folders if models is not None and f not in models]
+    kept = [f for f in folders if f not in others and "+" not in f.parent.name]
+    for folder in [*kept, *sorted(record.parent for record in runs.glob("gail/**/record.json"))]:
+        record = folder / "record.json"
         for path in (record, folder / "log.csv"):
             contents[str(path.relative_to(runs))] = path.read_bytes()
         replayed = json.loads(record.read_text())["recipe"].get("name") in REPLAYED
@@ -83,9 +83,12 @@ def pack(runs: Path, box: Path, about: Mapping[str, Any]) -> None:
                 state = load_checkpoint(place, name)
                 assert state is not None
                 contents[f"{place.relative_to(runs)}/{name}.safetensors"] = _packed(state)
+    ids = {f"{f.parent.name}-{f.name}".encode() for f in others}
     texts = (runs.glob(place) for place in ("measurements/**/*.json", "answers/**/*.md", "layout"))
     for path in sorted(path for paths in texts for path in paths):
-        contents[str(path.relative_to(runs))] = path.read_bytes()
+        content = path.read_bytes()
+        if ids.isdisjoint(re.findall(rb'"model": "([^"]+)"', content)):
+            contents[str(path.relative_to(runs))] = content
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     whole = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:8]
     text = json.dumps({**about, "digest": whole, "files": digests}, indent=1, ensure_ascii=False)
@@ -129,13 +132,21 @@ def _packed(state: dict[str, Any]) -> bytes:
             tensors[path] = value.contiguous()
             return {"tensor": path}
         if isinstance(value, dict):
-            kept = {k: v for k, v in value.items() if not str(k).startswith("optimiser")}
+            kept = {k: v for k, v in value.items() if not _left_out(str(k), v)}
             return {"dict": [[k, walk(v, f"{path}/{k}")] for k, v in kept.items()]}
         if isinstance(value, (list, tuple)):
             return {"list": [walk(v, f"{path}/{i}") for i, v in enumerate(value)]}
         return {"value": value}
 
     return save(tensors, {"rest": json.dumps(walk(state, ""))})
+
+
+def _left_out(name: str, value: Any) -> bool:
+    """Whether this part of a checkpoint stays out; `gail.game.Game.load` knows how to do without U,
+    and a player that is over needs no optimiser."""
+    return name.startswith("optimiser") or (
+        name == "U" and sum(weight.numel() for weight in value.values()) > LARGE
+    )
 
 
 def _unpacked(content: bytes) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from l2lkit.results.gail import (
     curves,
     played,
     seeds,
+    share_of_gradient,
     stability,
     stability_table,
     trained,
@@ -216,3 +217,24 @@ def test_two_at_once_play_in_one_folder(store):
     assert one == two and len(one) == 4
     assert sorted(map(len, heard)) == [0, 4]  # one of them played, the other waited for it
     assert len(list(store.output.rglob("record.json"))) == 1
+
+
+def test_a_game_without_its_u_is_for_looking_at(store, cartpole):
+    """As the box has it: the policy is there, and what was measured of U."""
+    recipe = gail_recipe("CartPole-v1", "L2L GAIL", "smoke")
+    run, share = trained(store, recipe, 0), share_of_gradient(store, "L2L GAIL", 0)
+    state = {part: value for part, value in run.game.state(over=True).items() if part != "U"}
+    over = {"game": state, "log": [{"reward": math.nan}]}
+    looked_at, _ = train(recipe, cartpole, seed=0, resume=over)
+    assert looked_at.updater is None
+    assert torch.equal(*(next(g.agent.actor.parameters()) for g in (run.game, looked_at)))
+    again = Store("smoke", device="cpu", output=store.output, seeds=2)
+    assert share_of_gradient(again, "L2L GAIL", 0) == share
+
+
+@pytest.mark.parametrize(("gradients", "pushes", "share"), [(3, 0, 1), (0, 2, 0)])
+def test_the_share_of_the_gradient_in_a_move(store, monkeypatch, gradients, pushes, share):
+    run = trained(store, gail_recipe("CartPole-v1", "L2L GAIL", "smoke"), 0)
+    run.game.updater = lambda theta, g: theta + gradients * g + pushes
+    monkeypatch.setattr("l2lkit.results.gail.trained", lambda *_: run)
+    assert share_of_gradient(store, "L2L GAIL", 0) == pytest.approx(share)

@@ -61,6 +61,28 @@ def test_the_replay_of_the_first_seed_comes_along(packed, no_training, tmp_path)
         assert torch.equal(v, now.classifier.state_dict()[k])
 
 
+def test_a_generator_stays_at_home_and_what_it_did_comes_along(packed, tmp_path, monkeypatch):
+    """Its answers are there without its training, and those of other models are not."""
+    rows, full = [packed.recipe("plain")], packed.recipe("l2l-da-cifar10/full")
+    right = diverse.survival(packed, rows[0], 0, diverse.SMALL, full)
+    diverse.survival(packed, packed.recipe("grad"), 0, diverse.SMALL, full)
+    wanted = {packed.where(recipe, 0) for recipe in (*rows, full)}
+    box.pack(packed.runs, box.BOXES / "smoke-tiny.zip", ABOUT, wanted)
+    files = box.card(box.BOXES / "smoke-tiny.zip")["files"]
+    models = {name.split("/")[2].rsplit("-", 1)[0] for name in files if name.startswith("models")}
+    assert models == {"iclr2020-plain", "l2l-da-cifar10-full"}
+    monkeypatch.setattr(loop, "_epoch", lambda *_: pytest.fail("an epoch was played"))
+    monkeypatch.setattr(
+        "l2lkit.game.evaluate.trajectory", lambda *_, **__: pytest.fail("something was measured")
+    )
+    again = diverse.survival(fresh(tmp_path / "new"), rows[0], 0, diverse.SMALL, full)
+    assert {name: alive.tolist() for name, alive in again.items()} == {
+        name: alive.tolist() for name, alive in right.items()
+    }
+    with zipfile.ZipFile(box.BOXES / "smoke-tiny.zip") as there:
+        assert not any(b'"model": "iclr2020-grad' in there.read(name) for name in files)
+
+
 def test_it_is_used_only_where_nothing_was_trained(packed, tmp_path):
     assert fresh(packed.output).boxed is None and fresh(packed.output).runs == packed.runs
     for asked in ({"seed": 1}, {"seeds": 2}, {"data": tmp_path / "images"}):
