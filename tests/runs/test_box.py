@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from scripts import load
 
 from l2lkit import InputError, recipes
 from l2lkit.game import evaluate, loop
 from l2lkit.results import diverse, experiments
-from l2lkit.results.plan import ROWS
 from l2lkit.runs import box
 from l2lkit.runs.store import Store
 
@@ -127,13 +127,12 @@ def test_a_damaged_box_is_refused_in_one_sentence(packed, tmp_path, change):
 
 @pytest.mark.slow
 def test_the_shipped_box_fits_the_code(tmp_path):
-    """What notebooks ask for is there under today's keys, and answers as was recorded."""
-    store = Store("quick", device="cpu", output=tmp_path, box=True)
+    """What a run trains and measures for the notebooks is there under today's keys, and answers as
+    was recorded."""
+    maker = load("box")
+    store = maker.Finished("quick", device="cpu", output=tmp_path, box=True)
     assert store.boxed, "python benchmarks/box.py makes the box"
-    names = [*ROWS, *recipes.INTERPOLATION, *diverse.games(store)]
-    assert [name for name in names if not store.finished(name, 0)] == []
-    other = experiments.surrogate_seed(store)
-    assert all(store.finished(name, other) for name in experiments.SURROGATES)
+    maker.check(store)
     attacks = {"Clean": None, "PGM-20": store.budget.pgm(20)}
     for name in ("plain", "pgm", "2step"):
         model, (x, y) = store.model(name), store.images(16)
