@@ -97,8 +97,8 @@ def results(output: Path) -> dict[str, Any]:
 
 
 def run(kills: int, only: str, longest: float, seed: int, place: Path) -> dict[str, Any]:
-    """Kill `kills` times, after at most `longest` seconds each; what came of it. A run that was left
-    alone is in place/alone, or goes there."""
+    """Kill `kills` times, after at most `longest` seconds each; what came of it. place/alone
+    has, or gets, the run that was left alone."""
     rng = random.Random(seed)
     alone, tried, log = place / "alone", place / "tried", place / "log.txt"
     assert start(alone, only, log).wait() == 0, log.read_text()
