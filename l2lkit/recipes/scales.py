@@ -100,15 +100,15 @@ def at_scale(recipe: Recipe, profile: Profile) -> Recipe:
     """The recipe at the profile's size; the paper profile's is the recipe itself.
 
     The first convolution of a small run's classifier halves the images, and wide attackers and
-    U-Nets work on 2×2 pixels at a time: the same minutes then buy more training. A small run starts from the Plain
-    Net, as the two older versions do: from scratch, the learned attackers push a small classifier
-    to chance before it has learnt anything. An Adam attacker of a short run learns faster, since it
-    has a small fraction of the paper's steps to learn in; a classifier with Adam keeps its rate.
-    Free training has as many epochs as the others, too few to divide by its replays, and fewer
-    replays. L2L-DA, which meets every image twice in a batch, has half the epochs. Its generator
-    has `steps` steps, just enough to reach ε, and Adam: with the paper's SGD it has not begun to
-    attack when the game ends. TRADES has the smaller β of the two its authors report where the run
-    is short: at 6 the small classifier ends at chance.
+    U-Nets work on 2×2 pixels at a time: the same minutes then buy more training. A small run starts
+    from the Plain Net, as the two older versions do: from scratch, the learned attackers push a
+    small classifier to chance before it has learnt anything. An Adam attacker of a short run learns
+    faster, since it has a small fraction of the paper's steps to learn in; a classifier with Adam
+    keeps its rate. Free training has as many epochs as the others, too few to divide by its
+    replays, and fewer replays. L2L-DA, which meets every image twice in a batch, has half the
+    epochs. Its generator has `steps` steps, just enough to reach ε, and Adam: with the paper's SGD
+    it has not begun to attack when the game ends. TRADES has the smaller β of the two its authors
+    report where the run is short: at 6 the small classifier ends at chance.
     """
     if profile.name == "paper":
         return recipe
