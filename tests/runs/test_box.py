@@ -3,12 +3,14 @@ mixed with what was."""
 
 import hashlib
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+from conftest import image_folder
 from scripts import load
 
 from l2lkit import InputError, recipes
@@ -20,14 +22,27 @@ from l2lkit.runs.store import Store
 ABOUT = {"precision": "float32", "commit": "0123abc"}
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of two trained and measured models, and of the images."""
+    root = tmp_path_factory.mktemp("run")
+    image_folder(root / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes.PROFILES, "smoke", replace(tiny.TINY, epochs=2))
+        patch.setenv("L2LKIT_DATA", str(root / "images"))
+        made = Store("smoke", "tiny", device="cpu", output=root / "made")
+        experiments.white_box(made, ["grad"])
+    return root
+
+
 @pytest.fixture
-def packed(folder, tmp_path, monkeypatch):
-    """A box of two trained and measured models, and the store that made them."""
+def packed(run, tmp_path, monkeypatch):
+    """A box of that run, and the store that made it: a copy for each test."""
     monkeypatch.setitem(recipes.PROFILES, "smoke", replace(tiny.TINY, epochs=2))
     monkeypatch.setattr(box, "BOXES", tmp_path / "boxes")
-    monkeypatch.setenv("L2LKIT_DATA", str(folder))
+    monkeypatch.setenv("L2LKIT_DATA", str(run / "images"))
+    shutil.copytree(run / "made", tmp_path / "made")
     made = Store("smoke", "tiny", device="cpu", output=tmp_path / "made")
-    experiments.white_box(made, ["grad"])
     box.pack(made.runs, box.BOXES / "smoke-tiny.zip", ABOUT)
     return made
 
