@@ -9,6 +9,7 @@ from l2lkit.game import toy
 from l2lkit.results.experiments import mean_deviation
 
 LEARNED = ("Grad L2L", "2-Step L2L")
+CORRECTED = "g corrects the sign step"  # a row of benchmarks/questions.py
 NOTHING = "No model learned anything: there is nothing to compare."
 
 
@@ -178,6 +179,55 @@ def real(table: pd.DataFrame) -> str:
     names = _list(accused.classifier) if len(accused) else "none"
     words.append(f"The list accuses {names} of the {len(honest)} honest ones.")
     return _sentences(words)
+
+
+def lags(causes: pd.DataFrame, seconds: pd.DataFrame, base: str = "Grad L2L") -> str:
+    """10: what lies behind the gap and whether a learned attacker is worth its time; the recorded
+    rows of `benchmarks/questions.py`, a row a model with its worst case, and the columns learned
+    and cpu_seconds. Rows of fewer than five seeds say nothing."""
+    words, worst = [], _worst(causes)
+    if base in worst and "FGSM Net" in worst:
+        words.append(
+            f"In as many epochs, FGSM Net is {_above(worst['FGSM Net'] - worst[base])} {base} in "
+            "the worst case: its inner step is the sign of the gradient, with nothing learned."
+        )
+    if base in worst:
+        gaps = worst.drop(columns=base).sub(worst[base], axis=0)
+        learned = [n for n in gaps if causes.learned[causes.defence == n].all()]
+        better = [n for n in learned if (gaps[n] > 0).all()]
+        named = [f"“{n}” ({_above(gaps[n])})" for n in better]
+        if named:
+            words.append(f"Of the learned ones, better than {base} on every seed: {_list(named)}.")
+        rest = [f"“{n}”" for n in learned if n not in better]
+        if rest:
+            words.append(f"Not better on every seed: {_list(rest)}.")
+    if {CORRECTED, "FGSM Net"} <= set(worst):
+        price = causes.groupby("defence").cpu_seconds.mean()
+        words.append(
+            f"“{CORRECTED}” is {_above(worst[CORRECTED] - worst['FGSM Net'])} FGSM Net, and takes "
+            f"{price[CORRECTED] / price['FGSM Net']:.1f} times its seconds."
+        )
+    field = "AutoAttack, fewer"
+    equal = _worst(seconds, field) if field in seconds else pd.DataFrame()
+    own = [n for n in equal if seconds.learned[seconds.defence == n].all()]
+    if own and len(own) < equal.shape[1]:
+        fixed, best = (equal[part].mean().idxmax() for part in (equal.columns.difference(own), own))
+        gap = equal[best] - equal[fixed]
+        level, verdict = int((gap >= 0).sum()), "a" if (gap >= 0).all() else "no"
+        words.append(
+            f"In equal time and with AutoAttack, the best learned attacker (“{best}”) is "
+            f"{_above(gap)} the best fixed one ({fixed}), and at least level with it on {level} of "
+            f"{len(gap)} seeds: {verdict} cure, at this scale."
+        )
+    return _sentences(words) or "Nothing has been recorded."
+
+
+def _worst(rows: pd.DataFrame, field: str = "Worst") -> pd.DataFrame:
+    """This accuracy in %, a row a seed and a column a defence, of those with five good seeds."""
+    if rows.empty:
+        return rows
+    fine = rows[rows.status == "ok"].pivot(index="seed", columns="defence", values=field)
+    return 100 * fine.dropna(axis=1, thresh=5)
 
 
 def _accuracy(raw: pd.DataFrame) -> pd.DataFrame:

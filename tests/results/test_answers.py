@@ -196,3 +196,41 @@ def test_where_no_model_learned_the_answers_say_so():
     )
     times = pd.DataFrame({"defence": ["PGM Net"], "relative": [None], "iclr2020": [0.47]})
     assert answers.training(log, times) == "2 of 2 models failed to learn."
+
+
+def question(worst, learned=(), field="Worst"):
+    """Rows of benchmarks/questions.py: a defence's accuracies in %, seed by seed."""
+    return pd.DataFrame(
+        {"defence": name, "seed": seed, "status": "ok", "learned": name in learned, field: v / 100}
+        | {"cpu_seconds": 25.0 if name in learned else 10.0}
+        for name, values in worst.items()
+        for seed, v in enumerate(values)
+    )
+
+
+def test_why_it_lags_by_hand():
+    causes = question(
+        {
+            "Grad L2L": (60, 62, 64, 66, 68),
+            "FGSM Net": (70, 72, 74, 76, 78),
+            answers.CORRECTED: (61, 63, 65, 67, 69),
+            "pool": (61, 61, 61, 61, 61),
+            "few seeds": (99, 99),
+        },
+        learned=("Grad L2L", answers.CORRECTED, "pool", "few seeds"),
+    )
+    equal = {"N-FGSM": (84, 85, 86, 87, 88), "own": (83, 84, 85, 86, 87), "Free": (80,) * 5}
+    seconds = question(equal, ("own",), "AutoAttack, fewer")
+    text = answers.lags(causes, seconds)
+    assert "FGSM Net is 10.0 ± 0.0 points above Grad L2L" in text
+    assert f"better than Grad L2L on every seed: “{answers.CORRECTED}” (1.0 ± 0.0" in text
+    assert "is 9.0 ± 0.0 points below FGSM Net, and takes 2.5 times its seconds" in text
+    assert "Not better on every seed: “pool”" in text and "few seeds" not in text
+    assert "(“own”) is 1.0 ± 0.0 points below the best fixed one (N-FGSM)" in text
+    assert "on 0 of 5 seeds: no cure" in text
+    better = question(equal | {"own": (90, 90, 90, 90, 90)}, ("own",), "AutoAttack, fewer")
+    assert "on 5 of 5 seeds: a cure" in answers.lags(causes, better)
+
+
+def test_why_it_lags_without_a_record():
+    assert answers.lags(pd.DataFrame(), pd.DataFrame()) == "Nothing has been recorded."
