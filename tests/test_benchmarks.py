@@ -144,8 +144,8 @@ def test_the_former_generator_saw_x_and_delta_together():
 
 
 @pytest.mark.slow
-def test_a_job_that_is_killed_ends_as_if_it_had_not_been():
-    outcome = load("kills").run(kills=1, only="01", longest=15, seed=0)
+def test_a_job_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
+    outcome = load("kills").run(kills=1, only="01", longest=15, seed=0, place=tmp_path)
     assert outcome["kills"] == 1 and not outcome["problems"]
 
 
