@@ -132,7 +132,7 @@ def _packed(state: dict[str, Any]) -> bytes:
             tensors[path] = value.contiguous()
             return {"tensor": path}
         if isinstance(value, dict):
-            kept = {k: v for k, v in value.items() if not _left_out(str(k), v)}
+            kept = {k: v for k, v in value.items() if not _left_out(f"{path}/{k}", v)}
             return {"dict": [[k, walk(v, f"{path}/{k}")] for k, v in kept.items()]}
         if isinstance(value, (list, tuple)):
             return {"list": [walk(v, f"{path}/{i}") for i, v in enumerate(value)]}
@@ -141,10 +141,12 @@ def _packed(state: dict[str, Any]) -> bytes:
     return save(tensors, {"rest": json.dumps(walk(state, ""))})
 
 
-def _left_out(name: str, value: Any) -> bool:
+def _left_out(path: str, value: Any) -> bool:
     """Whether this part of a checkpoint stays out; `gail.game.Game.load` knows how to do without U,
-    and a player that is over needs no optimiser."""
-    return name.startswith("optimiser") or (
+    and a player that is over needs no optimiser, but for GAIL's agent, which is loaded with its
+    own."""
+    *_, owner, name = path.split("/")
+    return (name.startswith("optimiser") and owner != "agent") or (
         name == "U" and sum(weight.numel() for weight in value.values()) > LARGE
     )
 

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -14,6 +15,7 @@ from conftest import image_folder
 from scripts import load
 
 from l2lkit import InputError, recipes
+from l2lkit.gail.agent import Agent, PolicySettings
 from l2lkit.game import evaluate, loop
 from l2lkit.results import diverse, experiments
 from l2lkit.runs import box
@@ -96,6 +98,20 @@ def test_a_generator_stays_at_home_and_what_it_did_comes_along(packed, tmp_path,
     }
     with zipfile.ZipFile(box.BOXES / "smoke-tiny.zip") as there:
         assert not any(b'"model": "iclr2020-grad' in there.read(name) for name in files)
+
+
+def test_an_agent_of_gail_can_be_loaded_and_optimisers_of_what_is_over_stay_out():
+    settings = PolicySettings(hidden=(4,), pairs=500)
+    agent, other = (
+        Agent("CartPole-v1", settings, np.full(4, seed), np.ones(4), seed) for seed in (0, 1)
+    )
+    over = {"optimiser": {"lr": 0.1}}
+    state = {"game": {"agent": agent.state()} | over, "optimisers": over}
+    kept = box._unpacked(box._packed(state))
+    assert set(kept) == {"game"} and set(kept["game"]) == {"agent"}
+    other.load(kept["game"]["agent"])
+    greedy = [a.evaluate(episodes=3, seed=5).tolist() for a in (agent, other)]
+    assert greedy[0] == greedy[1]
 
 
 def test_it_is_used_only_where_nothing_was_trained(packed, tmp_path):
