@@ -11,12 +11,11 @@ from l2lkit.game.single_step import NFGSM, SDI
 
 
 def controls() -> list[Recipe]:
-    """PGM with the gradient queries of Grad and 2-Step L2L, and those of today's methods that stand
-    closest to a learned attack.
+    """PGM with few steps, and those of today's methods that stand closest to a learned attack.
 
-    PGM-2 and PGM-3 ask for one gradient more than Grad and 2-Step L2L, which spend about that on
-    their network; their step is ε/2, as Andriushchenko and Flammarion (2020) have it for two. AWP
-    stands on PGM Net."""
+    PGM-2 and PGM-3 ask for two and three gradients of an image, one more than Grad and 2-Step L2L,
+    which have a network to run and to train in its place. Their step is ε/2, as Andriushchenko and
+    Flammarion (2020) have it for two. AWP stands on PGM Net."""
     few = [
         Recipe(
             name=f"today/pgm{steps}",
