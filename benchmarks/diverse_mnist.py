@@ -40,6 +40,7 @@ SEVERAL = ("plain", "pgd10", "l2l-star", "no-r-no-d", "no-r", "no-d", "full")  #
 TABLE_1B = ("no-y", "no-delta", "no-delta-no-y", "no-norm")
 ONCE = ("fgsm", "pgd100", "cw100", *TABLE_1B)  # with the first
 TABLE_2 = ("plain", "pgd10", "pgd100", "cw100", "l2l-star", "full")
+HUNDRED = ("pgd100", "cw100")  # whose iterations take as long as many of the others
 SURROGATES = ("plain", "fgsm", "pgd10")
 AUTOATTACKED = ("pgd10", "full")  # with the first
 
@@ -98,8 +99,9 @@ class Benchmark:
         recipe = RECIPES[full if full in RECIPES else f"l2l-da/{name}"]
         if isinstance(recipe.attack, Diverse | Learned):
             recipe = replace(recipe, attack=replace(recipe.attack, width=args.width))
-        epochs = {"plain": args.plain_iterations, "start": args.start_iterations}
-        length = epochs.get(name, args.iterations) * args.batch / args.images
+        iterations = {"plain": args.plain_iterations, "start": args.start_iterations}
+        iterations |= dict.fromkeys(HUNDRED, args.hundred_iterations or args.iterations)
+        length = iterations.get(name, args.iterations) * args.batch / args.images
         recipe = replace(recipe, batch_size=args.batch, epochs=max(1, round(length)))
         if recipe.warm_start:
             own = isinstance(recipe.attack, Diverse)
@@ -296,6 +298,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--test-images", type=int, default=300)
     add("--batch", type=int, default=32, help="images in a batch")
     add("--iterations", type=int, default=3000, help="length of the games")
+    add("--hundred-iterations", type=int, help="of PGD-100 and C&W-100 (default: as the games)")
     add("--plain-iterations", type=int, default=2000, help="length of the training of Plain")
     add("--start-iterations", type=int, default=1000, help="clean training before the code's games")
     add("--width", type=float, default=1 / 16, help="of the generators")
