@@ -8,7 +8,8 @@ authors ran) but for the length of the game, the batches, the number of training
 generator's width, which the options set. What is trained and measured is kept under --output, and
 the same command goes on where it stopped, from the last epoch of each game; `--plan` says what is
 left and how long it takes here. At the end the tables are written there, to
-results/recorded/l2l_da-mnist.json.
+results/recorded/l2l_da-mnist.json. `--stopped` trains nothing: it measures each game of an
+interrupted run where it stands, and writes results/recorded/l2l_da-mnist-stopped.json.
 """
 
 import argparse
@@ -21,11 +22,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from l2lkit.diverse.generator import Diverse, DiverseAttacker
 from l2lkit.files import load_checkpoint, write_json
 from l2lkit.game.autoattack import AutoAttack
+from l2lkit.game.evaluate import evaluate
 from l2lkit.game.learned import Learned
 from l2lkit.game.recipe import Recipe
 from l2lkit.game.solver import Shape
@@ -185,7 +188,40 @@ class Benchmark:
         tasks.append(Task("restarts", "Figure 2", partial(_kept, work=self.restarts), every))
         return tasks
 
+    def stopped(self, store: Store) -> dict:
+        """Every game where it stands, finished or not: accuracy under the designed attacks."""
+        self.ready(store)
+        full, count, rows = self.rows["full"], self.args.test_images, list[dict]()
+        attacks = diverse.designed_attacks(diverse.epsilon_of(full))
+        for recipe, seed in tqdm(self.trained(store)):
+            kept = load_checkpoint(store.where(recipe, seed), "checkpoint")
+            if not kept:
+                continue
+            players = Players.build(recipe, store.data, store.device, learn=False)
+            for name, module in (("f", players.classifier), ("g", players.attack)):
+                if isinstance(module, nn.Module):
+                    module.load_state_dict(kept["players"][name])
+            right = evaluate(
+                {recipe.defence: players.classifier.eval()},
+                {name: attacks[name] for name in diverse.DESIGNED},
+                *store.images(count),
+            ).set_index("attack")
+            iterations = round(kept["epoch"] * self.args.images / self.args.batch)
+            about = {"recipe": recipe.name, "defence": recipe.defence, "seed": seed}
+            about |= {"iterations": iterations, "epoch": kept["epoch"], "of": recipe.epochs}
+            rows.append(about | right.accuracy.to_dict())
+        return {
+            "what": f"L2L-DA on MNIST, games stopped before their end, {count} test images",
+            "settings": self.settings(),
+            "rows": rows,
+            "provenance": store.provenance(),
+        }
+
     # The tables ------------------------------------------------------------------------------
+
+    def settings(self) -> dict:
+        apart = ("data", "output", "device", "workers", "plan", "stopped")
+        return {name: value for name, value in vars(self.args).items() if name not in apart}
 
     def collect(self, store: Store) -> dict:
         """The tables, of what is on disk."""
@@ -211,10 +247,9 @@ class Benchmark:
             if self.changes
             else [],
         }
-        apart = ("data", "output", "device", "workers", "plan")
         return {
             "what": "L2L-DA on MNIST with LeNet-5 (ICCV 2019), shortened",
-            "settings": {k: v for k, v in vars(self.args).items() if k not in apart},
+            "settings": self.settings(),
             "recipes": {name: row.key() for name, row in self.rows.items()},
             **{k: [r for f in fs for r in f.to_dict("records")] for k, fs in frames.items()},
             "provenance": store.provenance(),
@@ -292,6 +327,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--data", required=True, help="folder that holds MNIST/raw/")
     add("--output", default=str(ROOT), help="where runs/ and results/ go (default: the checkout)")
     add("--plan", action="store_true", help="only say what is left, and how long it takes")
+    add("--stopped", action="store_true", help="measure the games as they stand; train nothing")
     add("--variant", default="code", choices=("printed", "code"), help="of the recipes")
     add("--differences", action="store_true", help="also the full method with one change at a time")
     add("--images", type=int, default=16_000, help="training images")
@@ -316,6 +352,12 @@ def main() -> None:
     bench = Benchmark(args)
     store = Store("paper", "mnist", args.data, args.device, seeds=args.seeds, output=args.output)
     bench.ready(store)
+    recorded = Path(args.output) / "results" / "recorded"
+    if args.stopped:
+        content = bench.stopped(store)
+        print(pd.DataFrame(content["rows"]).to_string(index=False))
+        write_json(recorded / "l2l_da-mnist-stopped.json", content)
+        return
     tasks = bench.tasks(store)
     with store.computing():
         times = estimate(bench, store, tasks)
@@ -328,7 +370,7 @@ def main() -> None:
         durations.known[task.name] = 0.0
         durations.keep(task, times[task.name])
     work_off(store, tasks, args.workers)
-    path = Path(args.output) / "results" / "recorded" / "l2l_da-mnist.json"
+    path = recorded / "l2l_da-mnist.json"
     write_json(path, bench.collect(store))
     print(path)
 

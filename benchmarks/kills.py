@@ -149,6 +149,7 @@ if __name__ == "__main__":
     # What a shell starts in the background ignores Ctrl-C, and so would all that this starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     place = args.output or Path(tempfile.mkdtemp(prefix="l2lkit-kills-"))
+    place.mkdir(parents=True, exist_ok=True)
     outcome = run(args.kills, args.only, args.longest, args.seed, place)
     if not args.output and not outcome["problems"]:
         shutil.rmtree(place)

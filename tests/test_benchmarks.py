@@ -9,14 +9,16 @@ import tiny
 import torch
 from scripts import load
 
+from l2lkit.data import Dataset
 from l2lkit.errors import InputError
 from l2lkit.recipes import PROFILES, RECIPES
-from l2lkit.results import checklist, experiments, plan
+from l2lkit.results import checklist, diverse, experiments, plan
 from l2lkit.runs.store import Store
 from l2lkit.runs.workers import work_off
 
 choices, libraries, diverse_mnist = load("choices"), load("libraries"), load("diverse_mnist")
 night, box = load("night"), load("box")
+FULL = "L2L-DA (full), authors' code"
 
 
 def test_fast_step_changes_update_and_precision_alone(monkeypatch):
@@ -141,6 +143,35 @@ def test_the_former_generator_saw_x_and_delta_together():
         torch.testing.assert_close(first, x + accumulated)
         assert (x + accumulated).min() >= 0 and (x + accumulated).max() <= 1
     assert accumulated.any() and delta.any()
+
+
+def test_a_stopped_game_is_measured_where_it_stands(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (48, 1, 28, 28), generator=draw, dtype=torch.uint8)
+    y = torch.arange(48) % 10
+    options = "--images 40 --batch 20 --iterations 4 --plain-iterations 2 --start-iterations 2"
+    bench = diverse_mnist.Benchmark(
+        diverse_mnist.arguments().parse_args(
+            ["--data", "none", *options.split(), "--seeds", "1", "--test-images", "8"]
+        )
+    )
+    store = Store("smoke", device="cpu", output=tmp_path)
+    names = tuple("0123456789")
+    store.data = Dataset("noise", "noise", names, x[:40], y[:40], x[40:], y[40:], False)
+    bench.ready(store).model(bench.plain, 0)
+
+    def stop(what, share):
+        if "full" in what and share >= 0.5:
+            raise KeyboardInterrupt
+
+    store.on_progress = stop
+    with pytest.raises(KeyboardInterrupt):
+        store.model(bench.rows["full"], 0)
+    rows = pd.DataFrame(bench.stopped(store)["rows"]).set_index("defence")
+    assert rows.epoch.to_dict() == {"Plain": 1, "Plain, 1,000 iterations": 1, FULL: 1}
+    assert rows.loc[FULL, ["iterations", "of"]].tolist() == [2, 2]
+    right = diverse.survival(store, bench.plain, 0, diverse.DESIGNED, bench.rows["full"])
+    assert rows.loc["Plain", [*right]].to_dict() == {a: r.mean() for a, r in right.items()}
 
 
 @pytest.mark.slow
