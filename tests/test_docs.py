@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from l2lkit.results.recorded import recorded
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PLACES = re.findall(r"`(l2lkit/[\w/]+\.py):(\d+)` \| `(.+?)` \|", TEXT)
@@ -39,3 +41,19 @@ def test_the_modules_and_names_that_are_named_exist():
         source = file.read_text(encoding="utf-8")
         for part in rest:
             assert re.search(rf"\b(def|class) {part}\b|^\s*{part}\b", source, re.M), name
+
+
+def test_the_longer_games_are_those_of_the_record():
+    rows = recorded("l2l_da-mnist-stopped")["rows"]
+    games = [row for row in rows if row["recipe"] == "l2l-da/full@code"]
+    told = {
+        (
+            f"{row['iterations']:,}",
+            *(f"{100 * row[a]:.1f}" for a in ("Clean", "PGD-100", "C&W-100")),
+        )
+        for row in games
+    }
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = text.split("| `full@code` | iterations")[1].split("\n\n")[0].splitlines()[2:]
+    assert {tuple(cell.strip() for cell in line.split("|")[2:6]) for line in table} == told
+    assert len(table) == len(games) == 7
