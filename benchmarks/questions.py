@@ -42,8 +42,10 @@ from l2lkit.game.evaluate import trajectory
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.free import Free
 from l2lkit.game.learned import GradAttacker, Learned
+from l2lkit.game.networks import Folded, ResBlock, make_network, scaled, stem
+from l2lkit.game.padding import at_any_size
 from l2lkit.game.recipe import Optimiser, Recipe
-from l2lkit.game.solver import Play, Shape, finite, input_gradient, project, uniform
+from l2lkit.game.solver import Play, Shape, Solver, finite, input_gradient, project, uniform
 from l2lkit.runs.model import Model
 
 RECORDED = Path(__file__).resolve().parents[1] / "results" / "recorded"
@@ -59,6 +61,55 @@ class SeesSign(GradAttacker):
 
     def scale(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
+
+
+class SeesGradientAlone(GradAttacker):
+    """g sees the gradient and no image."""
+
+    def move(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return super().move(torch.zeros_like(x), gradient)
+
+
+class SeesLabel(GradAttacker):
+    """g sees y as well: three planes a class, constant over the pixels and learned with φ."""
+
+    def __init__(self, network: str, channels: int, epsilon: float, width: float, *others: Any):
+        super().__init__(network, channels, epsilon, width, *others)
+        self.network = at_any_size(make_network(network, 2 * channels + 3, channels, width))
+        self.planes = nn.Embedding(1000, 3)
+
+    def iterates(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Any = None
+    ) -> Iterator[Tensor]:
+        gradient = self.scale(input_gradient(classifier, images, labels))
+        plane = self.planes(labels)[:, :, None, None].expand(-1, -1, *images.shape[2:])
+        moved = self.network(torch.cat([images, gradient, plane.to(images)], 1)).tanh()
+        yield project(self.epsilon * moved, images, self.epsilon)
+
+
+class OneBlock(GradAttacker):
+    """g with one residual block in the place of three."""
+
+    widths: tuple[int, ...] = (64, 128)
+
+    def __init__(self, network: str, channels: int, epsilon: float, width: float, *others: Any):
+        super().__init__(network, channels, epsilon, width, *others)
+        c = [scaled(w, 2 * width) for w in self.widths]
+        blocks = [ResBlock(a, b) for a, b in zip(c, c[1:], strict=False)]
+        last = nn.Conv2d(c[-1], 4 * channels, 3, padding=1)
+        self.network = at_any_size(Folded(nn.Sequential(*stem(8 * channels, c[0]), *blocks, last)))
+
+
+class SixBlocks(OneBlock):
+    """g with six residual blocks."""
+
+    widths = (64, 128, 256, 256, 256, 256, 128)
+
+
+class TwicePlayed(GradAttacker):
+    """Each batch comes twice, for players that look ahead (`Extragradient`)."""
+
+    replays = 2
 
 
 class SignOutput(GradAttacker):
@@ -161,6 +212,38 @@ class FreeGrad(OnSignStep):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PerImage(Solver):
+    """No φ that all images share: each training image keeps a δ of its own from one visit to the
+    next, and takes a sign step of `step_size` from it (as ATTA, Zheng et al. 2020). Images must
+    come unchanged, that is without augmentation. It attacks no image it has not been trained on."""
+
+    epsilon: float = 0.031
+    step_size: float = 0.031
+
+    stochastic = True
+    general = False
+
+    def iterates(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Any = None
+    ) -> Iterator[Tensor]:
+        start = project(uniform(images, self.epsilon, generators), images, self.epsilon)
+        yield self.moved(classifier, images, labels, start)
+
+    def moved(self, f: nn.Module, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
+        step = self.step_size * input_gradient(f, x + delta, y).sign()
+        return project(delta + step, x, self.epsilon)
+
+    def play(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Play:
+        kept: dict[bytes, Tensor] = self.__dict__.setdefault("_kept", {})
+        names = [image.contiguous().numpy().tobytes() for image in images.cpu()]
+        new = uniform(images, self.epsilon, None)
+        start = torch.stack([kept.get(n, d) for n, d in zip(names, new, strict=True)])
+        delta = self.moved(classifier, images, labels, project(start, images, self.epsilon))
+        kept.update(zip(names, delta, strict=True))
+        return Play(images, labels, delta)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant(Learned):
     """Makes one of the attackers above, with the settings of Grad L2L."""
 
@@ -193,6 +276,38 @@ class Optimistic(Optimiser):
         return made
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extragradient(Optimiser):
+    """Every first step is a look ahead, every second is taken from where that one began, along the
+    gradient found there: the extragradient of notebook 01, for a batch that comes twice."""
+
+    ahead: bool = True
+
+    def build(self, parameters: Any, ascend: bool) -> torch.optim.Optimizer:
+        made = super().build(parameters, ascend)
+        before: dict[str, Any] = {}
+
+        def back(optimiser: torch.optim.Optimizer, *_: object) -> None:
+            moved = [p for group in optimiser.param_groups for p in group["params"]]
+            if not before:
+                before["values"] = [p.detach().clone() for p in moved]
+                before["state"] = copy.deepcopy(optimiser.state_dict()["state"])
+                return
+            with torch.no_grad():
+                for p, value in zip(moved, before["values"], strict=True):
+                    p.copy_(value)
+            settings = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": before["state"], "param_groups": settings})
+            before.clear()
+
+        made.register_step_pre_hook(back)
+        return made
+
+
+def extragradient(optimiser: Optimiser) -> Extragradient:
+    return Extragradient(**{f.name: getattr(optimiser, f.name) for f in fields(optimiser)})
+
+
 def optimistic(optimiser: Optimiser) -> Optimistic:
     return Optimistic(**{f.name: getattr(optimiser, f.name) for f in fields(optimiser)})
 
@@ -213,6 +328,7 @@ def causes(store: Store) -> dict[str, Recipe]:
     narrow = attack.width / 4
     assert grad.optimiser
     ahead = replace(grad, optimiser=optimistic(grad.optimiser))
+    twice = replace(learned(TwicePlayed), optimiser=extragradient(grad.optimiser))
     named = {
         "Grad L2L": grad,
         "FGSM Net": store.recipe("fgsm"),
@@ -224,12 +340,18 @@ def causes(store: Store) -> dict[str, Recipe]:
         "N-FGSM": store.recipe("today/n-fgsm"),
         "FGSM-SDI: learned start, sign step": store.recipe("today/fgsm-sdi"),
         "g sees the sign": learned(SeesSign),
+        "g sees no image": learned(SeesGradientAlone),
+        "g sees the label": learned(SeesLabel),
+        "one block": learned(OneBlock),
+        "six blocks": learned(SixBlocks),
         "output sign, straight through": learned(SignOutput),
         "random start": learned(RandomStart),
         "φ's rate 0.02": replace(grad, attacker_optimiser=replace(climb, lr=0.02)),
         "two steps of φ": learned(SeveralSteps),
         "pool of past φ": learned(Pool),
         "both players optimistic": replace(ahead, attacker_optimiser=optimistic(climb)),
+        "both players extragradient": replace(twice, attacker_optimiser=extragradient(climb)),
+        "no φ, each image keeps its δ": replace(store.recipe("today/fgsm-rs"), attack=PerImage()),
         "FGSM-RS": store.recipe("today/fgsm-rs"),
         "PGM-2 Net": store.recipe("today/pgm2"),
         "PGM-3 Net": store.recipe("today/pgm3"),

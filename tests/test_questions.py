@@ -119,6 +119,64 @@ def test_two_steps_of_phi_move_it_before_the_game_does(f, batch):
     assert all(p.grad is None for p in f.parameters())
 
 
+def test_what_g_sees_by_hand(f, batch):
+    (x, y), g = batch, made("SeesGradientAlone")
+    grad = scaled(gradient(f, x, y))
+    out = g.network(torch.cat([torch.zeros_like(x), grad], 1)).tanh()
+    torch.testing.assert_close(g(f, x, y), EPSILON * out)
+    g = made("SeesLabel")
+    planes = g.planes.weight[y].view(6, 3, 1, 1).expand(6, 3, 4, 4)
+    out = g.network(torch.cat([x, grad, planes], 1)).tanh()
+    torch.testing.assert_close(g(f, x, y), EPSILON * out)
+
+
+@pytest.mark.parametrize(("kind", "blocks"), [("OneBlock", 1), ("SixBlocks", 6)])
+def test_the_depth_of_g(kind, blocks):
+    g = made(kind)
+    assert sum(isinstance(m, questions.ResBlock) for m in g.modules()) == blocks
+    assert g(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).double(), *_images()).any()
+
+
+def _images():
+    return torch.rand(2, 3, 4, 4, dtype=torch.float64), torch.tensor([0, 1])
+
+
+def test_each_image_keeps_its_delta_from_visit_to_visit(f, batch):
+    (x, y), solver = batch, questions.PerImage(epsilon=EPSILON, step_size=EPSILON / 2)
+    first = solver.play(f, x, y).delta
+    step = EPSILON / 2 * gradient(f, (x + first).flip(0), y.flip(0)).sign()
+    wanted = (first.flip(0) + step).clamp(-EPSILON, EPSILON)
+    torch.testing.assert_close(solver.play(f, x.flip(0), y.flip(0)).delta, wanted)
+    assert not torch.equal(solver.play(f, x.roll(1, 3), y).delta, solver.play(f, x, y).delta)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_an_extragradient_step_by_hand(momentum):
+    """On f = xy from (1, 0): a plain step there, then each player from the start along the
+    gradient found there; momentum sees the second gradients alone."""
+    rate, place = 0.1, torch.tensor([1.0, 0.0], dtype=torch.float64)
+    plain = Optimiser(lr=rate, momentum=momentum, weight_decay=0.0)
+    x, y = (nn.Parameter(value.clone()) for value in place)
+    players = [
+        questions.extragradient(plain).build([x], ascend=False),
+        questions.extragradient(plain).build([y], ascend=True),
+    ]
+    velocity = torch.zeros(2, dtype=torch.float64)
+
+    def direction(at):
+        return torch.stack([-at[1], at[0]])
+
+    for _ in range(3):
+        ahead = place + rate * (direction(place) + momentum * velocity)
+        velocity = direction(ahead) + momentum * velocity
+        place = place + rate * velocity
+        for _ in range(2):
+            x.grad, y.grad = y.detach().clone(), x.detach().clone()
+            for player in players:
+                player.step()
+        torch.testing.assert_close(torch.stack([x, y]).detach(), place)
+
+
 def test_an_optimistic_step_by_hand():
     rate, gradients = 0.1, (1.0, 3.0, -2.0)
     plain = Optimiser(lr=rate, momentum=0.0, weight_decay=0.0)
