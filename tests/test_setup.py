@@ -255,6 +255,12 @@ def test_the_script_goes_to_its_own_folder_and_keeps_the_users_settings_out(tmp_
     assert [p.name for p in (other / ".venv").iterdir()] == ["theirs"]
 
 
+def _heeds_ctrl_c():
+    """What a shell starts in the background, these tests among it, ignores Ctrl-C and hands that
+    on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_set_up_says_so_in_one_sentence(tmp_path, number):
     home = tmp_path / "home"
@@ -267,6 +273,7 @@ def test_an_interrupted_set_up_says_so_in_one_sentence(tmp_path, number):
     process = subprocess.Popen(
         ["bash", str(home / SCRIPT.name), "--setup"], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=_heeds_ctrl_c,
     )  # fmt: skip
     while not (tmp_path / "begun").exists():
         time.sleep(0.05)
