@@ -21,7 +21,7 @@ What to do:
   -h, --help         show this text
 
 Options of the run:
-  --profile NAME     smoke (does it run? 3 minutes), quick (the claims at small scale,
+  --profile NAME     smoke (does it run? 4 minutes), quick (the claims at small scale,
                      22 minutes on 2 cores), night (50,000 real images in one night
                      on 2 cores) or paper (the papers' settings, needs a GPU); default: quick
   --only LIST        only these notebooks, for example 01,05; default: all

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from l2lkit.diverse.generator import Diverse, DiverseAttacker
@@ -198,9 +198,7 @@ class Benchmark:
             if not kept:
                 continue
             players = Players.build(recipe, store.data, store.device, learn=False)
-            for name, module in (("f", players.classifier), ("g", players.attack)):
-                if isinstance(module, nn.Module):
-                    module.load_state_dict(kept["players"][name])
+            players.load(kept["players"])
             right = evaluate(
                 {recipe.defence: players.classifier.eval()},
                 {name: attacks[name] for name in diverse.DESIGNED},

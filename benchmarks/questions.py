@@ -305,7 +305,8 @@ def strategy(shape: Shape, classes: int) -> Strategy:
 class PerImage(Solver):
     """No φ that all images share: each training image keeps a δ of its own from one visit to the
     next, and takes a sign step of `step_size` from it (as ATTA, Zheng et al. 2020). Images must
-    come unchanged, that is without augmentation. It attacks no image it has not been trained on."""
+    come unchanged, that is without augmentation. Called as an attack it knows no image, and begins
+    anywhere in the ball."""
 
     epsilon: float = 0.031
     step_size: float = 0.031
