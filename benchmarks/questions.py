@@ -31,7 +31,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Categorical
 from tqdm import tqdm
 
 from l2lkit import Store
@@ -39,7 +38,6 @@ from l2lkit.checks import measures
 from l2lkit.checks.attacks import WORST, white_box_attacks
 from l2lkit.files import write_json
 from l2lkit.game import loop
-from l2lkit.game.classifiers import make_classifier
 from l2lkit.game.evaluate import trajectory
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.free import Free
@@ -47,23 +45,12 @@ from l2lkit.game.learned import GradAttacker, Learned
 from l2lkit.game.networks import Folded, ResBlock, make_network, scaled, stem
 from l2lkit.game.padding import at_any_size
 from l2lkit.game.recipe import Optimiser, Recipe
-from l2lkit.game.solver import (
-    Attacker,
-    Play,
-    Shape,
-    Solver,
-    finite,
-    input_gradient,
-    project,
-    uniform,
-)
+from l2lkit.game.solver import Play, Shape, Solver, finite, input_gradient, project, uniform
 from l2lkit.runs.model import Model
 
 RECORDED = Path(__file__).resolve().parents[1] / "results" / "recorded"
 COLUMNS = ("Clean", *WORST)
 GAIN = 2.0  # of the sign step inside tanh: tanh 2 = 0.96
-# Of LAS-AT's network, which rests where its gradient is zero: Adam without momentum.
-STRATEGY = Optimiser(kind="adam", lr=1e-3, betas=(0.0, 0.999), weight_decay=0.0)
 REPLAYS = 4  # of Free training at this profile
 
 # Variants of the attacker: each is Grad L2L with another `move` or `play` -------------------------
@@ -224,83 +211,6 @@ class FreeGrad(OnSignStep):
         return Play(images, labels, delta)
 
 
-class Strategy(Attacker):
-    """LAS-AT (Jia et al. 2022, "learnable attack strategy"): a network looks at an image and draws
-    how PGM attacks it in training: radius, step size and number of steps. φ climbs the expected
-    reward by policy gradient: the loss of f at δ, less twice the loss under PGM-10 and four times
-    the clean loss of f one step of θ later, each less its mean over the batch.
-
-    The network is a classifier of ours. The paper learns on every 40th batch; here it is every
-    fifth, for a short run has few. The ranges and the weights of the reward are as we remember the
-    paper, whose text was not at hand. Called as an attack it keeps to ε.
-    """
-
-    own_value = True
-    stochastic = True
-    RADII, SIZES, COUNTS = torch.arange(3, 16) / 255, torch.arange(1, 7) / 255, torch.arange(3, 16)
-    EVERY, RATE = 5, 0.05
-
-    def __init__(self, channels: int, size: int, epsilon: float):
-        super().__init__(epsilon)
-        self.parts = len(self.RADII), len(self.SIZES), len(self.COUNTS)
-        self.network = make_classifier("wrn-10-1-stride2", sum(self.parts), channels, size)
-        self._batch = 0
-
-    def drawn(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Radius, step size and number of steps of each image, and the log-probability (N,)."""
-        heads = [Categorical(logits=part) for part in self.network(x).split(self.parts, 1)]
-        chosen = [head.sample() for head in heads]
-        values = (self.RADII, self.SIZES, self.COUNTS)
-        settings = [
-            v.to(x.device)[i].view(-1, 1, 1, 1) for v, i in zip(values, chosen, strict=True)
-        ]
-        return settings, sum(h.log_prob(i) for h, i in zip(heads, chosen, strict=True))
-
-    def climbed(self, f: nn.Module, x: Tensor, y: Tensor, settings: list[Tensor]) -> Tensor:
-        """PGM, each image with its own settings."""
-        radius, size, count = settings
-        delta = radius * (2 * torch.rand_like(x) - 1)
-        delta = (x + delta).clamp(0, 1) - x
-        for done in range(int(count.max())):
-            moved = delta + size * input_gradient(f, x + delta, y).sign() * (done < count)
-            delta = (x + torch.minimum(torch.maximum(moved, -radius), radius)).clamp(0, 1) - x
-        return delta
-
-    def reward(self, f: nn.Module, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-        """Of each image's strategy (N,), less the mean."""
-        later = copy.deepcopy(f).requires_grad_(True)
-        losses = F.cross_entropy(later(x + delta), y, reduction="none")
-        theta = list(later.parameters())
-        gradients = torch.autograd.grad(losses.mean(), theta)
-        with torch.no_grad():
-            for p, g in zip(theta, gradients, strict=True):
-                p.sub_(self.RATE * g)
-        attacked = x + PGM(epsilon=self.epsilon, steps=10, step_size=0.007)(later, x, y)
-        with torch.no_grad():
-            after = [F.cross_entropy(later(z), y, reduction="none") for z in (attacked, x)]
-        reward = losses.detach() - 2 * after[0] - 4 * after[1]
-        return reward - reward.mean()
-
-    def play(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Play:
-        settings, log_probability = self.drawn(images)
-        delta = self.climbed(classifier, images, labels, settings)
-        self._batch += 1
-        reward = torch.zeros_like(log_probability)
-        if self._batch % self.EVERY == 0:
-            reward = self.reward(classifier, images, labels, delta)
-        return Play(images, labels, delta, (log_probability * reward).mean())
-
-    def iterates(
-        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Any = None
-    ) -> Iterator[Tensor]:
-        delta = self.climbed(classifier, images, labels, self.drawn(images)[0])
-        yield project(delta, images, self.epsilon)
-
-
-def strategy(shape: Shape, classes: int) -> Strategy:
-    return Strategy(shape[1], shape[2], 0.031)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PerImage(Solver):
     """No φ that all images share: each training image keeps a δ of its own from one visit to the
@@ -447,7 +357,7 @@ def causes(store: Store) -> dict[str, Recipe]:
         "PGM-2 Net": store.recipe("today/pgm2"),
         "PGM-3 Net": store.recipe("today/pgm3"),
         "2-Step L2L": store.recipe("2step"),
-        "LAS-AT": replace(grad, attack=strategy, attacker_optimiser=STRATEGY),
+        "LAS-AT": store.recipe("today/las-at"),
         "Free with a learned step": learned(FreeGrad, narrow),
         "PGM-AWP": store.recipe("today/awp"),
     }

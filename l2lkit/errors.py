@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 
-WHOLE = ("steps", "inner_steps", "draws", "epochs", "batch_size", "replays")
+WHOLE = ("steps", "inner_steps", "draws", "epochs", "batch_size", "replays", "every")
 
 
 class InputError(ValueError):

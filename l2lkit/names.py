@@ -32,7 +32,7 @@ VERSIONS = {
     "l2l-da": f"{_DIVERSE} start@code {_DIVERSE_CODE}",
     "l2l-da-cifar10": f"{_DIVERSE} {_DIVERSE_CODE}",
     "today": "free fgsm-rs trades interpolation grad-interpolation 2step-interpolation pgm2 pgm3 "
-    "n-fgsm fgsm-sdi awp",
+    "n-fgsm fgsm-sdi awp las-at",
 }
 # Those of `recipes.RECIPES`, in its order.
 RECIPES = tuple(f"{version}/{row}" for version, rows in VERSIONS.items() for row in rows.split())

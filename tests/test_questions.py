@@ -150,68 +150,6 @@ def test_each_image_keeps_its_delta_from_visit_to_visit(f, batch):
     assert not torch.equal(solver.play(f, x.roll(1, 3), y).delta, solver.play(f, x, y).delta)
 
 
-@pytest.fixture
-def strategist():
-    torch.manual_seed(2)
-    return questions.Strategy(3, 32, EPSILON)
-
-
-def test_a_strategy_gives_each_image_its_own_attack(strategist):
-    torch.manual_seed(3)
-    f = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
-    x, y = 0.3 + 0.4 * torch.rand(5, 3, 32, 32), torch.arange(5)
-    settings = [torch.tensor(v).view(-1, 1, 1, 1) for v in (
-        [0.02, 0.04, 0.06, 0.02, 0.06], [0.01] * 5, [3, 3, 15, 15, 1],
-    )]  # fmt: skip  # a row a setting
-    torch.manual_seed(4)
-    delta = strategist.climbed(f, x, y, settings)
-    radius, size, count = settings
-    torch.manual_seed(4)
-    start = radius * (2 * torch.rand_like(x) - 1)
-    sign = gradient(f, x, y).sign()  # nearly the same everywhere, for f is linear
-    reached = (start + size * count * sign).clamp(-radius, radius)
-    assert (delta.abs().amax((1, 2, 3)) <= radius.flatten() + 1e-6).all()
-    assert ((delta - reached).abs() < 1e-5).float().mean() > 0.99
-
-
-def test_a_strategy_learns_by_policy_gradient_on_every_fifth_batch(strategist, monkeypatch):
-    f = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
-    x, y = torch.rand(5, 3, 32, 32), torch.arange(5)
-    reward = torch.tensor([1.0, -2.0, 0.5, 0.25, 0.25])
-    monkeypatch.setattr(strategist, "reward", lambda *_: reward)
-    monkeypatch.setattr(strategist, "climbed", lambda f, x, *_: torch.zeros_like(x))
-    phi = list(strategist.parameters())
-    for batch in range(1, 6):
-        torch.manual_seed(batch)
-        found = torch.autograd.grad(strategist.play(f, x, y).value, phi)
-        torch.manual_seed(batch)
-        drawn = strategist.drawn(x)[1] * reward
-        wanted = torch.autograd.grad(drawn.mean(), phi) if batch == 5 else [0 * p for p in phi]
-        torch.testing.assert_close(found, tuple(wanted))
-
-
-def test_the_reward_is_the_loss_now_less_those_one_step_later(strategist):
-    torch.manual_seed(3)
-    f = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
-    x, y = 0.3 + 0.4 * torch.rand(5, 3, 32, 32), torch.arange(5)
-    delta = 0.02 * torch.randn_like(x)
-    before = [p.detach().clone() for p in f.parameters()]
-    torch.manual_seed(5)
-    reward = strategist.reward(f, x, y, delta)
-    assert all(torch.equal(p, b) for p, b in zip(f.parameters(), before, strict=True))
-    now = F.cross_entropy(f(x + delta), y, reduction="none")
-    later = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
-    later.load_state_dict(f.state_dict())
-    torch.optim.SGD(later.parameters(), lr=0.05).zero_grad()
-    F.cross_entropy(later(x + delta), y).backward()
-    torch.optim.SGD(later.parameters(), lr=0.05).step()
-    torch.manual_seed(5)
-    attacked = x + questions.PGM(epsilon=EPSILON, steps=10, step_size=0.007)(later, x, y)
-    robust, clean = (F.cross_entropy(later(z), y, reduction="none") for z in (attacked, x))
-    wanted = now - 2 * robust - 4 * clean
-    torch.testing.assert_close(reward, (wanted - wanted.mean()).detach())
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_an_extragradient_step_by_hand(momentum):
     """On f = xy from (1, 0): a plain step there, then each player from the start along the

@@ -6,8 +6,9 @@ methods are their authors', the schedules are not. No run trains them unless it 
 """
 
 from l2lkit.game.fixed import PGM
-from l2lkit.game.recipe import Recipe
+from l2lkit.game.recipe import Optimiser, Recipe
 from l2lkit.game.single_step import NFGSM, SDI
+from l2lkit.game.strategy import Strategy
 
 
 def controls() -> list[Recipe]:
@@ -45,6 +46,13 @@ def controls() -> list[Recipe]:
             source="Wu et al. 2020, Algorithm 1",
             attack=PGM(steps=10, step_size=0.007),
             update="awp",
+        ),
+        Recipe(
+            name="today/las-at",
+            defence="LAS-AT",
+            source="Jia et al. 2022, learnable attack strategy, with the settings of its code",
+            attack=Strategy(),
+            attacker_optimiser=Optimiser(lr=1e-4, momentum=0.0, weight_decay=0.0, clip=1.0),
         ),
     ]
 
