@@ -10,6 +10,7 @@ from l2lkit.results import published
 from l2lkit.results.experiments import mean_deviation
 
 LEARNED = ("Grad L2L", "2-Step L2L")
+FIXED = ("PGM Net", "Free", "FGSM-RS")
 CORRECTED = "g corrects the sign step"  # a row of benchmarks/questions.py
 NOTHING = "No model learned anything: there is nothing to compare."
 
@@ -94,7 +95,33 @@ def night(rows: pd.DataFrame) -> str:
     if {*LEARNED, "PGM Net"} <= set(clean.index):
         gains = [f"{name} {clean[name] - clean['PGM Net']:+.1f}" for name in LEARNED]
         words.append(f"Clean accuracy, from PGM Net's {clean['PGM Net']:.1f}%: {_list(gains)}.")
-    return _sentences(words)
+    return _sentences(words + _for_its_time(rows, accuracy["Worst"]))
+
+
+def _for_its_time(rows: pd.DataFrame, worst: pd.DataFrame) -> list[str]:
+    """Which rows no faster one is as robust as, in the mean over the seeds that all of them have;
+    `worst` is in %, a row a seed and a column a defence."""
+    worst = worst[[name for name in (*LEARNED, *FIXED) if name in worst]].dropna()
+    if len(worst) < 2 or worst.shape[1] < 2:
+        return []
+    model = rows.drop_duplicates(["defence", "seed"]).pivot(
+        index="seed", columns="defence", values="seconds"
+    )
+    cost, robust = model.loc[worst.index, worst.columns].mean(), worst.mean()
+    front = [
+        name
+        for name in cost.sort_values().index
+        if not ((cost < cost[name]) & (robust >= robust[name])).any()
+    ]
+    named = [f"{name} ({robust[name]:.1f}% after {cost[name]:.0f} s)" for name in front]
+    rest = [f"{n} ({robust[n]:.1f}%, {cost[n]:.0f} s)" for n in cost.index if n not in front]
+    seeds = _list(str(seed) for seed in worst.index)
+    words = [
+        f"Worst case against seconds of training, in the mean of seeds {seeds}: no faster row is "
+        f"as robust as {_list(named)}."
+    ]
+    words += [f"A faster row is at least as robust as {_list(rest)}."] if rest else []
+    return words
 
 
 def loss_curves(gaps: pd.DataFrame) -> str:

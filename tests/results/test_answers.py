@@ -165,9 +165,12 @@ def test_the_night_by_hand():
         ("2-Step L2L", "PGM-100"): (0.36, 0.34),
         ("2-Step L2L", "Worst"): (0.31, 0.29),
         ("Free", "Worst"): (0.33, 0.31, 0.5),
+        ("FGSM-RS", "Worst"): (0.20, 0.20),
     }
+    seconds = {"PGM Net": 50, "Grad L2L": 20, "2-Step L2L": 40, "Free": 30, "FGSM-RS": 10}
     rows = pd.DataFrame(
         {"defence": d, "seed": s, "status": "ok", "attack": a, "accuracy": v}
+        | {"seconds": seconds[d] + 2 * s}
         for (d, a), values in accuracies.items()
         for s, v in enumerate(values)
     )
@@ -177,6 +180,10 @@ def test_the_night_by_hand():
     assert "2-Step L2L is level with PGM Net in the worst case" in text
     assert "Free is 2.0 ± 0.0 points above PGM Net in the worst case (2 seeds of both)." in text
     assert "from PGM Net's 61.0%: Grad L2L +5.0 and 2-Step L2L +3.0." in text
+    # Seed 2 is Free's alone. 2-Step and PGM Net take longer than Free and are less robust.
+    fast = "FGSM-RS (20.0% after 11 s), Grad L2L (29.0% after 21 s) and Free (32.0% after 31 s)"
+    assert f"in the mean of seeds 0 and 1: no faster row is as robust as {fast}." in text
+    assert "at least as robust as 2-Step L2L (30.0%, 41 s) and PGM Net (30.0%, 51 s)." in text
 
 
 def test_who_is_caught_and_who_is_accused():
