@@ -366,7 +366,9 @@ def causes(store: Store) -> dict[str, Recipe]:
 
 def seconds(store: Store) -> dict[str, Recipe]:
     """The epochs that fit into the time of Free training, but PGM Net has four, which take twice
-    that; the learned attacker is the best of `causes` for its time, after N-FGSM's noise."""
+    that. Of the learned attackers, the best of `causes` for its time, after N-FGSM's noise, and
+    Free's own step learned, which is above Free in equally many epochs. Both kinds of Free once
+    more in nearly twice the time."""
     rows = causes(store)
     best = rows["the same, g a quarter as wide"]
     assert isinstance(best.attack, Variant)
@@ -377,6 +379,9 @@ def seconds(store: Store) -> dict[str, Recipe]:
         "FGSM-RS": (rows["FGSM-RS"], 9),
         "PGM Net": (rows["PGM Net"], 4),
         "N-FGSM, its step corrected by g": (noisy, 6),
+        "Free with a learned step": (rows["Free with a learned step"], 2),
+        "Free, longer": (rows["Free"], 7),
+        "Free with a learned step, longer": (rows["Free with a learned step"], 4),
     }
     return {
         label: replace(recipe, defence=label, epochs=epochs)

@@ -174,12 +174,6 @@ def test_a_stopped_game_is_measured_where_it_stands(tmp_path):
     assert rows.loc["Plain", [*right]].to_dict() == {a: r.mean() for a, r in right.items()}
 
 
-@pytest.mark.slow
-def test_a_job_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
-    outcome = load("kills").run(kills=1, only="01", longest=15, seed=0, place=tmp_path)
-    assert outcome["kills"] == 1 and not outcome["problems"]
-
-
 def test_a_night_is_collected_from_the_folders_alone(monkeypatch, folder, tmp_path):
     monkeypatch.setitem(PROFILES, "smoke", replace(tiny.TINY, seeds=2))
     stores = [
