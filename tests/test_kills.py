@@ -1,5 +1,5 @@
 """benchmarks/kills.py with a small job of its own in the place of the main one: what it lets pass,
-and what it finds. The main job itself was killed a hundred times (docs/architecture.md)."""
+and what it finds."""
 
 import subprocess
 import sys
