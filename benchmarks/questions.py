@@ -87,6 +87,25 @@ class SeesLabel(GradAttacker):
         yield project(self.epsilon * moved, images, self.epsilon)
 
 
+class SeesDelta(GradAttacker):
+    """2-Step L2L whose g sees the δ so far, in units of ε, beside x + δ and the gradient."""
+
+    def __init__(self, network: str, channels: int, epsilon: float, width: float, *others: Any):
+        super().__init__(network, channels, epsilon, width, *others)
+        self.network = at_any_size(make_network(network, 3 * channels, channels, width))
+
+    def iterates(
+        self, classifier: nn.Module, images: Tensor, labels: Tensor, generators: Any = None
+    ) -> Iterator[Tensor]:
+        delta = torch.zeros_like(images)
+        for _ in range(self.steps):
+            x = images + delta
+            gradient = self.scale(input_gradient(classifier, x, labels))
+            moved = self.network(torch.cat([x, gradient, delta / self.epsilon], 1)).tanh()
+            delta = project(delta + self.epsilon * moved, images, self.epsilon)
+            yield delta
+
+
 class OneBlock(GradAttacker):
     """g with one residual block in the place of three."""
 
@@ -322,8 +341,12 @@ def causes(store: Store) -> dict[str, Recipe]:
     attack, climb = grad.attack, grad.attacker_optimiser
     assert isinstance(attack, Learned)
 
-    def learned(made: type[GradAttacker] = GradAttacker, width: float = attack.width) -> Recipe:
-        of = Variant(made=made, epsilon=attack.epsilon, network=attack.network, width=width)
+    def learned(
+        made: type[GradAttacker] = GradAttacker, width: float = attack.width, steps: int = 1
+    ) -> Recipe:
+        of = Variant(
+            made=made, epsilon=attack.epsilon, network=attack.network, width=width, steps=steps
+        )
         return replace(grad, attack=of)
 
     narrow = attack.width / 4
@@ -357,6 +380,7 @@ def causes(store: Store) -> dict[str, Recipe]:
         "PGM-2 Net": store.recipe("today/pgm2"),
         "PGM-3 Net": store.recipe("today/pgm3"),
         "2-Step L2L": store.recipe("2step"),
+        "2-Step L2L, g sees δ": learned(SeesDelta, steps=2),
         "LAS-AT": store.recipe("today/las-at"),
         "Free with a learned step": learned(FreeGrad, narrow),
         "PGM-AWP": store.recipe("today/awp"),

@@ -8,7 +8,8 @@ import pytest
 from scripts import load
 
 kills = load("kills")
-# Three results, a fifth of a second each, that a job goes on from; `{spoil}` is what a bad one does.
+# Three results, a fifth of a second each, which a job goes on from. `{spoil}` is what a bad job
+# does.
 JOB = """
 import json, os, sys, time
 from pathlib import Path

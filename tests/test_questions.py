@@ -27,10 +27,10 @@ def batch():
     return 0.3 + 0.4 * torch.rand(6, 3, 4, 4, dtype=torch.float64), torch.arange(6) % 5
 
 
-def made(kind):
+def made(kind, steps=1):
     torch.manual_seed(2)
     maker = questions.Variant(
-        made=getattr(questions, kind), epsilon=EPSILON, network="2018", width=1 / 8
+        made=getattr(questions, kind), epsilon=EPSILON, network="2018", width=1 / 8, steps=steps
     )
     return maker((7, 3, 4, 4), 5).double().eval()
 
@@ -128,6 +128,17 @@ def test_what_g_sees_by_hand(f, batch):
     planes = g.planes.weight[y].view(6, 3, 1, 1).expand(6, 3, 4, 4)
     out = g.network(torch.cat([x, grad, planes], 1)).tanh()
     torch.testing.assert_close(g(f, x, y), EPSILON * out)
+
+
+def test_what_the_second_of_two_steps_sees_by_hand(f, batch):
+    (x, y), g = batch, made("SeesDelta", steps=2)
+    delta = torch.zeros_like(x)
+    for _ in range(2):
+        seen = torch.cat([x + delta, scaled(gradient(f, x + delta, y)), delta / EPSILON], 1)
+        delta = (delta + EPSILON * g.network(seen).tanh()).clamp(-EPSILON, EPSILON)
+        delta = (x + delta).clamp(0, 1) - x
+    torch.testing.assert_close(g(f, x, y), delta)
+    assert delta.any()
 
 
 @pytest.mark.parametrize(("kind", "blocks"), [("OneBlock", 1), ("SixBlocks", 6)])
