@@ -392,7 +392,7 @@ def seconds(store: Store) -> dict[str, Recipe]:
     """The epochs that fit into the time of Free training, but PGM Net has four, which take twice
     that. Of the learned attackers, the best of `causes` for its time, after N-FGSM's noise, and
     Free's own step learned, which is above Free in equally many epochs. Both kinds of Free once
-    more in nearly twice the time."""
+    more for longer."""
     rows = causes(store)
     best = rows["the same, g a quarter as wide"]
     assert isinstance(best.attack, Variant)

@@ -1,7 +1,7 @@
 """LAS-AT (Jia et al. 2022, "learnable attack strategy"): the step is the sign step, and a network
 learns how PGM is to be played.
 
-Settings that the paper's text was not at hand for are those of its authors' code, LAS-PGD-AT on
+The paper's text was not at hand: all settings are those of its authors' code, LAS-PGD-AT on
 CIFAR-10.
 """
 
@@ -30,8 +30,8 @@ from l2lkit.game.solver import (
     uniform,
 )
 
-# In eighths of ε, the authors' 8/255: a strategy's radius and the size of its steps; and their
-# number.
+# What a strategy chooses from: radius and size of the steps in eighths of ε, which is 8/255 in the
+# authors' code, and the number of steps.
 RADII, SIZES, COUNTS = range(3, 16), range(1, 6), range(3, 15)
 
 
@@ -41,9 +41,9 @@ class StrategyAttacker(Attacker):
 
     On every `every`-th batch φ climbs the expected reward by policy gradient. An image's reward is
     the loss of f at its δ, plus 4 if f one step of θ later (`rate` down the gradient at this
-    batch's x + δ) is right under PGM-10, plus 2 if it is right on x; less the batch's mean. The
-    authors give the whole batch one reward, its mean, and take nothing from it, which has hardly
-    moved φ when a short run ends. They learn on every 20th batch and smooth θ's labels; we do not.
+    batch's x + δ) is right under PGM-10, plus 2 if it is right on x; less the batch's mean. Two
+    things differ from the authors' code. There the whole batch has one reward, the mean, with
+    nothing taken from it, which hardly moves φ in a short run; and θ's labels are smoothed.
     """
 
     own_value = True

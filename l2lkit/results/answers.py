@@ -81,8 +81,8 @@ def robustness(raw: pd.DataFrame) -> str:
 
 
 def night(rows: pd.DataFrame) -> str:
-    """03: what the recorded night on real images says to the paper's order; `rows` is
-    `recorded.night`'s."""
+    """03: what the recorded night on real images says to the paper's order, and which rows are
+    worth their seconds; `rows` is `recorded.night`'s."""
     accuracy, words = _accuracy(rows), []
     for name, attacks in (*((n, ("PGM-100", "Worst")) for n in LEARNED), ("Free", ("Worst",))):
         for attack in attacks:

@@ -80,7 +80,7 @@ def test_a_run_goes_on_when_there_is_room_for_notebook_and_report(
     nbformat.write(new_notebook(cells=cells, metadata=language), book)
     monkeypatch.setattr(names, "notebooks", lambda: [book])
     output, refused = disk / "out", 0
-    for room in (20_000, 310_000, 2_500_000):  # none for the models, the notebook, and for all
+    for room in (20_000, 310_000, 2_500_000):  # too little for models, for notebooks; enough
         leave(disk, room)
         try:
             assert job.run(store(folder, output)) == 0
