@@ -1,23 +1,28 @@
 """Collect the finished models of `l2lkit run --only-rows` from the folders of several machines.
 
-    python benchmarks/night.py FOLDER… [--name NAME]
+    python benchmarks/night.py FOLDER… [--name NAME] [--weights SEED]
 
 A FOLDER is one that --output named, or a copy of it: its records, logs and measurements are read,
 its checkpoints are not needed. Writes results/recorded/NAME.json (default: night-cifar10): of every
 model its recipe, seed and status, accuracy under each attack with the number of images, seconds and
 epochs of training, device, versions, code and commit. Of a model that two folders have, the first
-counts.
+counts; models that are recorded there already and in no FOLDER stay. --weights also keeps the
+classifiers of one seed in half precision, as results/recorded/NAME/RECIPE.safetensors; for these
+the checkpoints must be there.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors.torch import save_file
 
-from l2lkit.files import write_json
+from l2lkit.files import load_checkpoint, write_atomically, write_json
+from l2lkit.recipes import RECIPES
 from l2lkit.recipes.scales import profile
 
 RECORDED = Path(__file__).resolve().parents[1] / "results" / "recorded"
@@ -49,7 +54,8 @@ def models(folder: Path) -> Iterator[dict[str, Any]]:
         if record["id"] in survivors:
             fewer = min(profile(record["profile"]).curve_images or len(worst), len(worst))
             accuracy["AutoAttack"] = len(survivors[record["id"]]) / fewer
-            images["AutoAttack"] = fewer
+            accuracy[f"Worst, first {fewer}"] = sum(worst[:fewer]) / fewer
+            images |= dict.fromkeys(("AutoAttack", f"Worst, first {fewer}"), fewer)
         kept = ("seed", "status", "dataset", "profile", "device", "versions", "code", "commit")
         yield {
             "recipe": record["recipe"]["name"],
@@ -62,23 +68,46 @@ def models(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def keep_weights(folder: Path, seed: int, target: Path) -> None:
+    """The classifiers of this seed under `folder`, as safetensors in half precision; the recipe,
+    seed, data, device and commit go into the files."""
+    for path in sorted(folder.glob(f"runs/*/models/*/*/seed-{seed}/record.json")):
+        record, kept = json.loads(path.read_text()), load_checkpoint(path.parent, "checkpoint")
+        if kept is None:
+            raise SystemExit(f"error: {path.parent} has no checkpoint: copy it too.")
+        recipe, state = record["recipe"], kept["players"]["f"]
+        halves = {k: (t.half() if t.is_floating_point() else t) for k, t in state.items()}
+        about = {k: str(record[k]) for k in ("seed", "dataset", "profile", "device", "commit")}
+        about |= {"recipe": recipe["name"], "classifier": recipe["classifier"]}
+        name = recipe["name"].split("/")[1].split("@")[0]
+        tensors = {k: t.contiguous() for k, t in halves.items()}
+        save = partial(save_file, tensors, metadata=about)
+        write_atomically(target / f"{name}.safetensors", save)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument(
         "--name", default="night-cifar10", help="of the record (default: %(default)s)"
     )
+    parser.add_argument("--weights", type=int, metavar="SEED", help="keep this seed's classifiers")
     args = parser.parse_args()
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for folder in args.folders:
-        for row in models(folder):
-            found.setdefault((row["recipe"], row["seed"]), row)
-    rows = [found[key] for key in sorted(found)]
+    path, finished = RECORDED / f"{args.name}.json", dict[tuple[str, int], dict[str, Any]]()
+    recorded = json.loads(path.read_text())["rows"] if path.exists() else []
+    for row in [*(row for folder in args.folders for row in models(folder)), *recorded]:
+        finished.setdefault((row["recipe"], row["seed"]), row)
+    order = [*RECIPES]
+    rows = [finished[key] for key in sorted(finished, key=lambda k: (order.index(k[0]), k[1]))]
     caption = (
         "Accuracy in [0, 1] at ε = 0.031 on the first test images, per recipe and seed; AutoAttack "
-        "counts the images that also survive PGM-20, PGM-100 and CW. Worst: all of these three."
+        "counts, of the first 200, the images that also survive PGM-20, PGM-100 and CW. Worst: all "
+        "of these three."
     )
-    write_json(RECORDED / f"{args.name}.json", {"caption": caption, "rows": rows})
+    write_json(path, {"caption": caption, "rows": rows})
+    if args.weights is not None:
+        for folder in args.folders:
+            keep_weights(folder, args.weights, RECORDED / args.name)
     accuracy = pd.DataFrame([row["accuracy"] for row in rows]) * 100
     columns = ["Clean", "FGSM", "PGM-20", "PGM-100", "CW", "Worst", "AutoAttack"]
     about = pd.DataFrame(rows)[["recipe", "seed", "status", "seconds"]]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from scripts import load
 
 from l2lkit.data import Dataset
@@ -174,7 +175,7 @@ def test_a_stopped_game_is_measured_where_it_stands(tmp_path):
     assert rows.loc["Plain", [*right]].to_dict() == {a: r.mean() for a, r in right.items()}
 
 
-def test_a_night_is_collected_from_the_folders_alone(monkeypatch, folder, tmp_path):
+def test_a_night_is_collected_from_the_folders(monkeypatch, folder, tmp_path):
     monkeypatch.setitem(PROFILES, "smoke", replace(tiny.TINY, seeds=2))
     stores = [
         Store("smoke", "tiny", folder, "cpu", seed=seed, seeds=1, output=tmp_path / str(seed))
@@ -183,8 +184,16 @@ def test_a_night_is_collected_from_the_folders_alone(monkeypatch, folder, tmp_pa
     for store in stores:
         work_off(store, plan.rows(store, ["grad"]), 1)
     both = stores[0].output
+    night.keep_weights(both, 0, tmp_path / "weights")
+    kept = load_file(tmp_path / "weights" / "grad.safetensors")
+    exact = stores[0].model("grad", 0).classifier.state_dict()
+    assert kept.keys() == exact.keys()
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor.to(exact[name]), exact[name], rtol=1e-3, atol=1e-6)
     for checkpoint in both.rglob("*.pt"):
         checkpoint.unlink()
+    with pytest.raises(SystemExit, match="has no checkpoint: copy it too"):
+        night.keep_weights(both, 0, tmp_path / "weights")
     rows = [*night.models(both), *night.models(stores[1].output)]
     assert [(row["recipe"], row["seed"]) for row in rows] == [
         ("iclr2020/grad@ours", 0),
@@ -193,9 +202,18 @@ def test_a_night_is_collected_from_the_folders_alone(monkeypatch, folder, tmp_pa
     measured = experiments.white_box(stores[1], ["grad"]).set_index("attack").accuracy
     assert rows[1]["accuracy"]["Worst"] == measured["Worst"]
     assert rows[1]["accuracy"]["PGM-20"] == measured["PGM-20"]
-    assert rows[1]["images"] == {a: 4 if a == "AutoAttack" else 8 for a in rows[1]["accuracy"]}
+    few = ("AutoAttack", "Worst, first 4")
+    assert rows[1]["images"] == {a: 4 if a in few else 8 for a in rows[1]["accuracy"]}
     strongest = checklist.robust_accuracy(stores[1], ["grad"]).AutoAttack[0]
-    assert rows[1]["accuracy"]["AutoAttack"] == strongest
+    assert rows[1]["accuracy"]["AutoAttack"] == strongest <= rows[1]["accuracy"]["Worst, first 4"]
+    # One folder after the other gives the record of both together.
+    monkeypatch.setattr(night, "RECORDED", tmp_path)
+    for name, folders in {"both": [0, 1], "anew": [0], "anew ": [1]}.items():
+        places = [str(stores[i].output) for i in folders]
+        monkeypatch.setattr("sys.argv", ["night.py", *places, "--name", name.strip()])
+        night.main()
+    both, anew = ((tmp_path / f"{n}.json").read_text() for n in ("both", "anew"))
+    assert both == anew
 
 
 def test_a_box_is_not_made_of_half_a_run(monkeypatch, tmp_path):

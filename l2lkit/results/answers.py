@@ -95,13 +95,28 @@ def night(rows: pd.DataFrame) -> str:
     if {*LEARNED, "PGM Net"} <= set(clean.index):
         gains = [f"{name} {clean[name] - clean['PGM Net']:+.1f}" for name in LEARNED]
         words.append(f"Clean accuracy, from PGM Net's {clean['PGM Net']:.1f}%: {_list(gains)}.")
+    words += _taken_by_autoattack(accuracy)
     return _sentences(words + _for_its_time(rows, accuracy["Worst"]))
 
 
+def _taken_by_autoattack(accuracy: pd.DataFrame) -> list[str]:
+    """How many of its images each of the night's rows loses to AutoAttack beyond the worst case."""
+    before = [name for name in accuracy.columns.levels[0] if name.startswith("Worst, first")]
+    if not before:
+        return []
+    taken = (accuracy[before[0]] - accuracy["AutoAttack"]).mean()
+    names = [name for name in ("PGM Net", *LEARNED, *FIXED[1:]) if name in taken]
+    named = [f"{name} {taken[name]:.1f}" for name in names]
+    words = before[0].split(", ")[1]
+    return [f"AutoAttack takes this many points more of the {words} images: {_list(named)}."]
+
+
 def _for_its_time(rows: pd.DataFrame, worst: pd.DataFrame) -> list[str]:
-    """Which rows no faster one is as robust as, in the mean over the seeds that all of them have;
-    `worst` is in %, a row a seed and a column a defence."""
+    """Which rows no faster one is as robust as, in the mean over the seeds that all of them have
+    from one device; `worst` is in %, a row a seed and a column a defence."""
     worst = worst[[name for name in (*LEARNED, *FIXED) if name in worst]].dropna()
+    devices = rows[rows.defence.isin(worst.columns)].groupby("seed").device.nunique()
+    worst = worst[devices.reindex(worst.index) == 1]
     if len(worst) < 2 or worst.shape[1] < 2:
         return []
     model = rows.drop_duplicates(["defence", "seed"]).pivot(

@@ -28,11 +28,11 @@ def five_seeds(store: Store) -> tuple[pd.DataFrame, str] | None:
 
 def night(name: str = "night-cifar10") -> tuple[pd.DataFrame, str] | None:
     """The models that were trained for a night on all training images (`benchmarks/night.py`):
-    columns recipe, defence, seed, status, seconds, attack, accuracy, and the caption."""
+    columns recipe, defence, seed, status, seconds, device, attack, accuracy, and the caption."""
     record = recorded(name)
     if record is None:
         return None
-    about = ("recipe", "defence", "seed", "status", "seconds")
+    about = ("recipe", "defence", "seed", "status", "seconds", "device")
     rows = [
         {key: row[key] for key in about} | {"attack": attack, "accuracy": accuracy}
         for row in record["rows"]

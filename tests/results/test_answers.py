@@ -170,11 +170,12 @@ def test_the_night_by_hand():
     seconds = {"PGM Net": 50, "Grad L2L": 20, "2-Step L2L": 40, "Free": 30, "FGSM-RS": 10}
     rows = pd.DataFrame(
         {"defence": d, "seed": s, "status": "ok", "attack": a, "accuracy": v}
-        | {"seconds": seconds[d] + 2 * s}
+        | {"seconds": seconds[d] + 2 * s, "device": "one"}
         for (d, a), values in accuracies.items()
         for s, v in enumerate(values)
     )
     text = answers.night(rows)
+    assert "AutoAttack" not in text
     assert "Grad L2L is 1.0 ± 1.4 points below PGM Net under PGM-100 (2 seeds of both)." in text
     assert "2-Step L2L is 1.0 ± 0.0 points above PGM Net under PGM-100" in text
     assert "2-Step L2L is level with PGM Net in the worst case" in text
@@ -184,6 +185,18 @@ def test_the_night_by_hand():
     fast = "FGSM-RS (20.0% after 11 s), Grad L2L (29.0% after 21 s) and Free (32.0% after 31 s)"
     assert f"in the mean of seeds 0 and 1: no faster row is as robust as {fast}." in text
     assert "at least as robust as 2-Step L2L (30.0%, 41 s) and PGM Net (30.0%, 51 s)." in text
+    # Seconds of two devices are not compared.
+    rows.loc[(rows.seed == 1) & (rows.defence == "Free"), "device"] = "another"
+    assert "seconds" not in answers.night(rows)
+    # AutoAttack on the first images, of those models that it was tried on.
+    attacked = [("PGM Net", 0, 0.32, 0.30), ("PGM Net", 1, 0.30, 0.29), ("Grad L2L", 0, 0.31, 0.26)]
+    more = [
+        {"defence": d, "seed": s, "status": "ok", "attack": a, "accuracy": v, "device": "one"}
+        for d, s, worst, auto in attacked
+        for a, v in (("Worst, first 200", worst), ("AutoAttack", auto))
+    ]
+    text = answers.night(pd.concat([rows, pd.DataFrame(more)]))
+    assert "more of the first 200 images: PGM Net 1.5 and Grad L2L 5.0." in text
 
 
 def test_who_is_caught_and_who_is_accused():
