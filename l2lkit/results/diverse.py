@@ -30,6 +30,7 @@ from l2lkit.runs.store import Store
 GAMES = ("l2l-star", "no-r-no-d", "no-r", "no-d", "full")  # Table 1a
 GENERATORS = ("AdvGAN", "GAP", "L2L-DA")
 OTHERS = ("plain", "pgm", "naive", "grad", "2step")  # the L2L papers' rows in the joint table
+TUNED = ("pgm", "full")  # whom a small profile trains generators against: Figure 2's classifiers
 TABLE_2 = ("Clean", "FGSM", "PGD-10", "PGD-100", "C&W-100", "C&W-1000", *GENERATORS)
 SMALL = tuple(a for a in TABLE_2 if a != "C&W-1000")  # what a small profile can pay for
 DESIGNED = SMALL[:5]  # without training a generator
@@ -39,6 +40,11 @@ DRAWS = 10  # restarts and draws of Figure 2
 def games(store: Store) -> list[str]:
     """The names of the recipes that a run trains for Table 1a."""
     return [f"{family(store)}/{name}" for name in GAMES]
+
+
+def joint(store: Store) -> list[str]:
+    """The rows of the table of both papers: L2L's and, of Table 1a, those that Table 2 has."""
+    return [*OTHERS, *(f"{family(store)}/{name}" for name in ("l2l-star", "full"))]
 
 
 def seeds(store: Store) -> list[int]:
@@ -278,11 +284,13 @@ def everything(store: Store, names: Sequence[str], seed: int | None = None) -> p
     """Every named defence under every attack of both papers: the rows of
     `experiments.white_box` (ICLR 2020, Tables 2 and 8) and of `white_box` (L2L-DA, Table 2).
     Columns recipe, defence, seed, status, attack, accuracy; attacks that both have differ in
-    their settings, and are told apart by name: PGM is ICLR 2020's, PGD is L2L-DA's."""
+    their settings, and are told apart by name: PGM is ICLR 2020's, PGD is L2L-DA's. A small
+    profile trains generators against the classifiers of Figure 2 only, PGM Net and L2L-DA's own."""
     seed = store.seed if seed is None else seed
-    attacks = TABLE_2 if store.profile.name == "paper" else SMALL
     parts = []
     for recipe in map(store.recipe, names):
+        small = SMALL if printed(recipe.name).split("/")[1] in TUNED else DESIGNED
+        attacks = TABLE_2 if store.profile.name == "paper" else small
         first = experiments.white_box(store, [recipe.name], [seed]).assign(recipe=recipe.name)
         first = first[first.attack != "Worst"]
         second = white_box(store, [recipe], [seed], attacks)

@@ -57,7 +57,7 @@ def measure_interpolation(store: Store, name: str, seed: int) -> None:
 def measure_diverse(store: Store, name: str, seed: int) -> None:
     """What notebook 07 asks of one model."""
     diverse.white_box(store, [store.recipe(name)], [seed], diverse.DESIGNED)
-    if seed == store.seed:
+    if seed == store.seed and name in diverse.joint(store):
         diverse.everything(store, [name], seed)
 
 
