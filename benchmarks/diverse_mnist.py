@@ -8,8 +8,10 @@ authors ran) but for the length of the game, the batches, the number of training
 generator's width, which the options set. What is trained and measured is kept under --output, and
 the same command goes on where it stopped, from the last epoch of each game; `--plan` says what is
 left and how long it takes here. At the end the tables are written there, to
-results/recorded/l2l_da-mnist.json. `--stopped` trains nothing: it measures each game of an
-interrupted run where it stands, and writes results/recorded/l2l_da-mnist-stopped.json.
+results/recorded/l2l_da-mnist.json (`--name` names another). `--without` leaves out what takes
+long: the generators of Table 2, those of the black box, the restarts, AutoAttack; `--only` all rows
+but those named and all but the designed attacks. `--stopped` trains nothing: it measures each game
+of an interrupted run where it stands, and writes results/recorded/l2l_da-mnist-stopped.json.
 """
 
 import argparse
@@ -46,6 +48,7 @@ TABLE_2 = ("plain", "pgd10", "pgd100", "cw100", "l2l-star", "full")
 HUNDRED = ("pgd100", "cw100")  # whose iterations take as long as many of the others
 SURROGATES = ("plain", "fgsm", "pgd10")
 AUTOATTACKED = ("pgd10", "full")  # with the first
+PARTS = ("generators", "transfer", "restarts", "autoattack")  # beside the designed attacks
 
 
 class SeesMoved(DiverseAttacker):
@@ -96,6 +99,7 @@ class Benchmark:
         self.start = self.row("start") if f"l2l-da/start{self.suffix}" in RECIPES else self.plain
         self.rows = {name: self.row(name) for name in (*SEVERAL, *ONCE)}
         self.changes = changes(self.rows["full"], self.plain) if args.differences else {}
+        self.parts = () if args.only else [part for part in PARTS if part not in args.without]
 
     def row(self, name: str) -> Recipe:
         args, full = self.args, f"l2l-da/{name}{self.suffix}"
@@ -106,6 +110,9 @@ class Benchmark:
         iterations |= dict.fromkeys(HUNDRED, args.hundred_iterations or args.iterations)
         length = iterations.get(name, args.iterations) * args.batch / args.images
         recipe = replace(recipe, batch_size=args.batch, epochs=max(1, round(length)))
+        if args.falls_at is not None and recipe.optimiser and name not in iterations:
+            falls = (args.falls_at,) if args.falls_at < 1 else ()
+            recipe = replace(recipe, optimiser=replace(recipe.optimiser, milestones=falls))
         if recipe.warm_start:
             own = isinstance(recipe.attack, Diverse)
             recipe = replace(recipe, warm_start=self.start if own else self.plain)
@@ -148,18 +155,26 @@ class Benchmark:
         pgd10, star, full = (self.rows[name] for name in ("pgd10", "l2l-star", "full"))
         return diverse.restarts(self.ready(store), [pgd10, full], star, full, store.seeds)
 
+    def measured(self, store: Store, seed: int) -> list[Recipe]:
+        """The rows that are measured with this seed, the longest games first."""
+        names = (*SEVERAL, *ONCE) if seed == store.seeds[0] else SEVERAL
+        return [self.rows[n] for n in reversed(names) if not self.args.only or n in self.args.only]
+
     def trained(self, store: Store) -> list[tuple[Recipe, int]]:
-        """Every model, those that others start from first."""
-        first, games = store.seeds[0], list[tuple[Recipe, int]]()
-        for seed in store.seeds:
-            names = (*SEVERAL, *ONCE) if seed == first else SEVERAL
-            games += [(self.plain, seed), (self.start, seed)]
-            games += [(self.rows[n], seed) for n in reversed(names)]
+        """Every model, each after the one it starts from."""
+        first = store.seeds[0]
+        games = [(row, seed) for seed in store.seeds for row in self.measured(store, seed)]
         games += [(row, first) for row in self.changes.values()]
-        other = first + 1  # of the surrogates of Table 3, and of the generator that attacks them
-        games += [(self.plain, other), (self.start, other)]
-        games += [(self.rows[n], other) for n in (*SURROGATES, "full")]
-        return list({name_of("train", *game): game for game in games}.values())
+        if "transfer" in self.parts:  # surrogates, and the generator that is tuned to them
+            games += [(self.rows[n], first + 1) for n in (*SURROGATES, "full")]
+        starts = [
+            (start, seed) for row, seed in games if isinstance(start := row.warm_start, Recipe)
+        ]
+        return list({name_of("train", *game): game for game in [*starts, *games]}.values())
+
+    def has(self, part: str, names: Sequence[str], recipe: Recipe) -> bool:
+        """Whether this part is measured, on the rows of these names, the recipe's among them."""
+        return part in self.parts and recipe in [self.rows[n] for n in names]
 
     def tasks(self, store: Store) -> list[Task]:
         tasks, first = [], store.seeds[0]
@@ -169,23 +184,26 @@ class Benchmark:
                 assert not isinstance(start, str)
                 needs = frozenset({name_of("train", start, seed)} if start else ())
                 tasks.append(_task("train", partial(self.train), recipe, seed, needs))
-        several, rows = [self.rows[n] for n in SEVERAL], [*self.rows.values()]
         for recipe, seed in self.trained(store):
             needs = frozenset({name_of("train", recipe, seed)})
-            measured = [*rows, *self.changes.values()] if seed == first else several
-            if seed not in store.seeds or recipe not in measured:
+            changed = self.changes.values() if seed == first else ()
+            if seed not in store.seeds or recipe not in [*self.measured(store, seed), *changed]:
                 continue
             attacks = partial(self.attack, attacks=diverse.DESIGNED)
             tasks.append(_task("attack", attacks, recipe, seed, needs))
-            if seed == first and recipe in [self.rows[n] for n in AUTOATTACKED]:
+            if seed == first and self.has("autoattack", AUTOATTACKED, recipe):
                 tasks.append(_task("autoattack", self.autoattack, recipe, seed, needs))
-            if seed == first and recipe in [self.rows[n] for n in TABLE_2]:
+            if seed == first and self.has("generators", TABLE_2, recipe):
                 needs |= {name_of("train", self.rows["full"], seed)}
                 attacks = partial(self.attack, attacks=diverse.TABLE_2)
                 tasks.append(_task("generators", attacks, recipe, seed, needs))
         every = frozenset(t.name for t in tasks if t.name.startswith("train/"))
-        tasks.append(Task("transfer", "Table 3", partial(_kept, work=self.transfer), every))
-        tasks.append(Task("restarts", "Figure 2", partial(_kept, work=self.restarts), every))
+        for part, words, work in (
+            ("transfer", "Table 3", self.transfer),
+            ("restarts", "Figure 2", self.restarts),
+        ):
+            if part in self.parts:
+                tasks.append(Task(part, words, partial(_kept, work=work), every))
         return tasks
 
     def stopped(self, store: Store) -> dict:
@@ -218,38 +236,45 @@ class Benchmark:
     # The tables ------------------------------------------------------------------------------
 
     def settings(self) -> dict:
-        apart = ("data", "output", "device", "workers", "plan", "stopped")
+        apart = ("data", "output", "device", "workers", "plan", "stopped", "name")
         return {name: value for name, value in vars(self.args).items() if name not in apart}
 
     def collect(self, store: Store) -> dict:
         """The tables, of what is on disk."""
-        full, seeds = self.rows["full"], store.seeds
-        several, once, table_2 = (
-            [self.rows[n] for n in names] for names in (SEVERAL, ONCE, TABLE_2)
-        )
+        full, (first, *others) = self.rows["full"], store.seeds
         measure = partial(diverse.white_box, self.ready(store), full=full)
+        parts: dict[str, Callable[[], pd.DataFrame]] = {
+            "generators": lambda: measure(
+                [self.rows[n] for n in TABLE_2], [first], diverse.TABLE_2
+            ),
+            "transfer": lambda: self.transfer(store),
+            "restarts": lambda: self.restarts(store),
+            "autoattack": lambda: pd.DataFrame(
+                [self.autoattack(store, self.rows[name], first) for name in AUTOATTACKED]
+            ),
+        }
+        made = {part: [parts[part]()] if part in self.parts else [] for part in PARTS}
+        rows = {seed: self.measured(store, seed)[::-1] for seed in store.seeds}
+        once = [row for row in rows[first] if others and row not in rows[others[0]]]
+        several = [row for row in rows[first] if row not in once]
         frames = {
-            "designed": [
-                measure(several, seeds, diverse.DESIGNED),
-                measure(once, seeds[:1], diverse.DESIGNED),
-            ],
-            "table_2": [measure(table_2, seeds[:1], diverse.TABLE_2)],
-            "table_3": [self.transfer(store)],
-            "figure_2": [self.restarts(store)],
-            "autoattack": [
-                pd.DataFrame(
-                    [self.autoattack(store, self.rows[name], seeds[0]) for name in AUTOATTACKED]
-                )
-            ],
-            "differences": [measure([full, *self.changes.values()], seeds[:1], diverse.DESIGNED)]
+            "designed": [measure(several, store.seeds, diverse.DESIGNED)]
+            + ([measure(once, [first], diverse.DESIGNED)] if once else []),
+            "table_2": made["generators"],
+            "table_3": made["transfer"],
+            "figure_2": made["restarts"],
+            "autoattack": made["autoattack"],
+            "differences": [measure([full, *self.changes.values()], [first], diverse.DESIGNED)]
             if self.changes
             else [],
         }
+        games = [store.model(*game) for game in self.trained(store)]
         return {
             "what": "L2L-DA on MNIST with LeNet-5 (ICCV 2019), shortened",
             "settings": self.settings(),
-            "recipes": {name: row.key() for name, row in self.rows.items()},
+            "recipes": {name: row.key() for name, row in self.rows.items() if row in rows[first]},
             **{k: [r for f in fs for r in f.to_dict("records")] for k, fs in frames.items()},
+            "trained on": sorted({game.record["device"] for game in games}),
             "provenance": store.provenance(),
         }
 
@@ -319,6 +344,10 @@ def plan(times: dict[str, float], workers: int) -> str:
     return "\n".join([*lines, alone])
 
 
+def _several(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
@@ -328,6 +357,9 @@ def arguments() -> argparse.ArgumentParser:
     add("--stopped", action="store_true", help="measure the games as they stand; train nothing")
     add("--variant", default="code", choices=("printed", "code"), help="of the recipes")
     add("--differences", action="store_true", help="also the full method with one change at a time")
+    add("--without", type=_several, default=[], metavar="A,B", help=", ".join(PARTS))
+    add("--only", type=_several, default=[], metavar="A,B", help="these rows alone, as full,pgd10")
+    add("--name", default="l2l_da-mnist", help="of the record (default: %(default)s)")
     add("--images", type=int, default=16_000, help="training images")
     add("--test-images", type=int, default=300)
     add("--batch", type=int, default=32, help="images in a batch")
@@ -336,6 +368,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--plain-iterations", type=int, default=2000, help="length of the training of Plain")
     add("--start-iterations", type=int, default=1000, help="clean training before the code's games")
     add("--width", type=float, default=1 / 16, help="of the generators")
+    add("--falls-at", type=float, help="share of a game after which θ's rate falls (1: never)")
     add("--seeds", type=int, default=3, help="of the rows of Table 1a")
     add("--device", default="cpu", help="cpu or cuda")
     add("--workers", type=int, default=2, help="processes, each on one core or all on the GPU")
@@ -347,6 +380,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.differences and args.variant != "code":
         parser.error("--differences are those from what the authors ran: --variant code.")
+    for option, names in (("without", PARTS), ("only", (*SEVERAL, *ONCE))):
+        if unknown := set(getattr(args, option)) - set(names):
+            parser.error(f"--{option} {', '.join(sorted(unknown))}: choose of {', '.join(names)}.")
+    if args.falls_at is not None and not 0 < args.falls_at <= 1:
+        parser.error(f"--falls-at {args.falls_at:g}: a share of the game, above 0 and at most 1.")
     bench = Benchmark(args)
     store = Store("paper", "mnist", args.data, args.device, seeds=args.seeds, output=args.output)
     bench.ready(store)
@@ -368,7 +406,7 @@ def main() -> None:
         durations.known[task.name] = 0.0
         durations.keep(task, times[task.name])
     work_off(store, tasks, args.workers)
-    path = recorded / "l2l_da-mnist.json"
+    path = recorded / f"{args.name}.json"
     write_json(path, bench.collect(store))
     print(path)
 

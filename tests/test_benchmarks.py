@@ -146,20 +146,25 @@ def test_the_former_generator_saw_x_and_delta_together():
     assert accumulated.any() and delta.any()
 
 
-def test_a_stopped_game_is_measured_where_it_stands(tmp_path):
+MNIST = "--images 40 --batch 20 --iterations 4 --plain-iterations 2 --start-iterations 2 "
+
+
+def mnist(output, options):
+    """The benchmark with these options, and a store of 40 images of noise for it."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randint(256, (48, 1, 28, 28), generator=draw, dtype=torch.uint8)
     y = torch.arange(48) % 10
-    options = "--images 40 --batch 20 --iterations 4 --plain-iterations 2 --start-iterations 2"
-    bench = diverse_mnist.Benchmark(
-        diverse_mnist.arguments().parse_args(
-            ["--data", "none", *options.split(), "--seeds", "1", "--test-images", "8"]
-        )
-    )
-    store = Store("smoke", device="cpu", output=tmp_path)
+    options = ["--data", "none", "--test-images", "8", *(MNIST + options).split()]
+    bench = diverse_mnist.Benchmark(diverse_mnist.arguments().parse_args(options))
+    store = Store("smoke", device="cpu", output=output, seeds=bench.args.seeds)
     names = tuple("0123456789")
     store.data = Dataset("noise", "noise", names, x[:40], y[:40], x[40:], y[40:], False)
-    bench.ready(store).model(bench.plain, 0)
+    return bench, bench.ready(store)
+
+
+def test_a_stopped_game_is_measured_where_it_stands(tmp_path):
+    bench, store = mnist(tmp_path, "--seeds 1")
+    store.model(bench.plain, 0)
 
     def stop(what, share):
         if "full" in what and share >= 0.5:
@@ -173,6 +178,50 @@ def test_a_stopped_game_is_measured_where_it_stands(tmp_path):
     assert rows.loc[FULL, ["iterations", "of"]].tolist() == [2, 2]
     right = diverse.survival(store, bench.plain, 0, diverse.DESIGNED, bench.rows["full"])
     assert rows.loc["Plain", [*right]].to_dict() == {a: r.mean() for a, r in right.items()}
+
+
+def test_some_rows_of_mnist_alone_at_a_rate_that_holds(tmp_path):
+    bench, store = mnist(tmp_path, "--seeds 2 --only no-r,fgsm --falls-at 1")
+    trained = {(recipe.name, seed) for recipe, seed in bench.trained(store)}
+    assert trained == {
+        *(("l2l-da/no-r@code", seed) for seed in (0, 1)),
+        *(("l2l-da/start@code", seed) for seed in (0, 1)),
+        ("l2l-da/fgsm", 0),  # of the rows that are played once
+        ("l2l-da/plain", 0),
+    }
+    kinds = [task.name.split("/")[0] for task in bench.tasks(store)]
+    assert sorted(kinds) == ["attack"] * 3 + ["train"] * 6
+    record = bench.collect(store)
+    rates = {model.log.lr.nunique() for model in store.models([bench.rows["no-r"]])}
+    assert rates == {1} and len(store.model(bench.rows["no-r"]).log) == 2
+    rows = pd.DataFrame(record["designed"])
+    assert [*rows.groupby(["recipe", "seed"]).groups] == [
+        ("l2l-da/fgsm", 0),
+        ("l2l-da/no-r@code", 0),
+        ("l2l-da/no-r@code", 1),
+    ]
+    assert not any(record[part] for part in ("table_2", "table_3", "figure_2", "autoattack"))
+    assert record["recipes"].keys() == {"fgsm", "no-r"}
+    assert len(record["trained on"]) == 1
+    halved, _ = mnist(tmp_path, "--seeds 1")
+    assert halved.rows["full"].optimiser.milestones == (0.5,)
+
+
+def test_the_black_box_of_mnist_can_be_left_out(tmp_path, monkeypatch, capsys):
+    bench, store = mnist(tmp_path, "--seeds 2 --without transfer")
+    tasks = [task.name for task in bench.tasks(store)]
+    assert "transfer" not in tasks and {"restarts", f"generators/{FULL}/0"} <= {*tasks}
+    assert "train/FGSM/1" not in tasks  # a surrogate
+    assert "train/FGSM/1" in [t.name for t in mnist(tmp_path, "--seeds 2")[0].tasks(store)]
+    for options, told in (
+        ("--only nothing", "--only nothing: choose of plain, pgd10"),
+        ("--without more", "--without more: choose of generators"),
+        ("--falls-at 0", "--falls-at 0: a share of the game"),
+    ):
+        monkeypatch.setattr("sys.argv", ["diverse_mnist.py", "--data", "none", *options.split()])
+        with pytest.raises(SystemExit):
+            diverse_mnist.main()
+        assert told in capsys.readouterr().err
 
 
 def test_a_night_is_collected_from_the_folders(monkeypatch, folder, tmp_path):

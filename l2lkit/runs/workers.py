@@ -50,7 +50,8 @@ class Durations:
         recorded = _read(root / "results" / "recorded" / name) if root else {}
         own = _read(self.path)
         self.store, self.one_core = store, store.profile.threads == 1  # else a step takes long
-        self.step = own.get("step") or (step_seconds(store) if self.one_core else 0.0)
+        # Only small runs have a record; four steps of the paper's network take minutes on a core.
+        self.step = own.get("step") or (step_seconds(store) if store.profile.small else 0.0)
         scale = self.step / recorded["step"] if self.step and recorded.get("step") else 1.0
         self.known = {task: s * scale for task, s in recorded.get("seconds", {}).items()}
         self.known |= own.get("seconds", {})
