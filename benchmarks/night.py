@@ -1,6 +1,7 @@
 """Collect the finished models of `l2lkit run --only-rows` from the folders of several machines.
 
     python benchmarks/night.py FOLDER… [--name NAME] [--weights SEED]
+    python benchmarks/night.py --check DIR|ZIP [--name NAME]
 
 A FOLDER is one that --output named, or a copy of it: its records, logs and measurements are read,
 its checkpoints are not needed. Writes results/recorded/NAME.json (default: night-cifar10): of every
@@ -8,7 +9,8 @@ model its recipe, seed and status, accuracy under each attack with the number of
 epochs of training, device, versions, code and commit. Of a model that two folders have, the first
 counts; models that are recorded there already and in no FOLDER stay. --weights also keeps the
 classifiers of one seed in half precision, as results/recorded/NAME/RECIPE.safetensors; for these
-the checkpoints must be there.
+the checkpoints must be there. --check goes through the checklist with each of these, on the first
+test images of CIFAR-10 in DIR or ZIP, and writes results/recorded/NAME-checks.json.
 """
 
 import argparse
@@ -19,14 +21,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
+from l2lkit.checks.examination import check as examine
+from l2lkit.data import Dataset, load
 from l2lkit.files import load_checkpoint, write_atomically, write_json
+from l2lkit.game.classifiers import make_classifier
 from l2lkit.recipes import RECIPES
 from l2lkit.recipes.scales import profile
+from l2lkit.runs.machine import hardware, versions
 
 RECORDED = Path(__file__).resolve().parents[1] / "results" / "recorded"
 WORST = ("PGM-20", "PGM-100", "CW")
+CHECKED = 100  # test images that the checklist looks at
 
 
 def models(folder: Path) -> Iterator[dict[str, Any]]:
@@ -85,14 +95,40 @@ def keep_weights(folder: Path, seed: int, target: Path) -> None:
         write_atomically(target / f"{name}.safetensors", save)
 
 
+def check(weights: Path, data: Dataset) -> Iterator[dict[str, Any]]:
+    """A row an item of the checklist, as `l2lkit.check` has them, of every classifier kept in this
+    folder."""
+    x, y = data.test(CHECKED)
+    for path in tqdm(sorted(weights.glob("*.safetensors"))):
+        with safe_open(path, "pt") as kept:
+            recipe = RECIPES[kept.metadata()["recipe"]]
+            classifier = make_classifier(
+                kept.metadata()["classifier"], data.num_classes, data.channels, x.shape[-1]
+            )
+        classifier.load_state_dict(load_file(path))
+        for row in examine(classifier.eval(), x, y).to_dict("records"):
+            shown = {key: row[key] for key in ("group", "item", "verdict", "figure")}
+            yield {"recipe": recipe.name, "defence": recipe.defence} | shown
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument(
         "--name", default="night-cifar10", help="of the record (default: %(default)s)"
     )
     parser.add_argument("--weights", type=int, metavar="SEED", help="keep this seed's classifiers")
+    parser.add_argument("--check", metavar="DIR|ZIP", help="the checklist, with kept classifiers")
     args = parser.parse_args()
+    if bool(args.check) == bool(args.folders):
+        parser.error("name folders to collect from, or --check DIR|ZIP.")
+    if args.check:
+        data = load("cifar10", args.check)
+        rows = [*check(RECORDED / args.name, data)]
+        about = {"dataset": data.title, "images": CHECKED, "versions": versions()}
+        about["device"] = hardware(torch.device("cpu"), None)
+        write_json(RECORDED / f"{args.name}-checks.json", {"about": about, "rows": rows})
+        return
     path, finished = RECORDED / f"{args.name}.json", dict[tuple[str, int], dict[str, Any]]()
     recorded = json.loads(path.read_text())["rows"] if path.exists() else []
     for row in [*(row for folder in args.folders for row in models(folder)), *recorded]:

@@ -239,6 +239,20 @@ def test_a_night_is_collected_from_the_folders(monkeypatch, folder, tmp_path):
     assert kept.keys() == exact.keys()
     for name, tensor in kept.items():
         torch.testing.assert_close(tensor.to(exact[name]), exact[name], rtol=1e-3, atol=1e-6)
+    shown = []
+
+    def examine(classifier, x, y):  # the list itself has its tests
+        shown.append((classifier(x), x, y))
+        return pd.DataFrame([{"group": "g", "item": "i", "verdict": "holds", "figure": "f"}])
+
+    monkeypatch.setattr(night, "examine", examine)
+    rows = [*night.check(tmp_path / "weights", stores[0].data)]
+    assert [row["recipe"] for row in rows] == ["iclr2020/grad@ours", "iclr2020/plain"]
+    assert rows[0]["defence"] == "Grad L2L" and rows[0]["verdict"] == "holds"
+    logits, x, y = shown[0]
+    torch.testing.assert_close((x, y), stores[0].data.test(night.CHECKED))
+    exactly = stores[0].model("grad", 0).classifier(x)
+    torch.testing.assert_close(logits, exactly, rtol=1e-2, atol=1e-2)
     for checkpoint in both.rglob("*.pt"):
         checkpoint.unlink()
     with pytest.raises(SystemExit, match="has no checkpoint: copy it too"):

@@ -548,7 +548,7 @@ def test_the_kinds_of_a_row_stand_beside_the_same_published_numbers(results):
 
 
 def test_the_recorded_black_box_stands_beside_table_3():
-    record = recorded("l2l_da-mnist")
+    record = recorded("l2l_da-mnist-former")
     frame = tables.compare_transfer(record["table_3"]).set_index(["defence", "surrogate"])
     assert frame.loc[("Plain", "PGD-10"), "published"].notna().all()
     shown = tables.show(frame.reset_index())
