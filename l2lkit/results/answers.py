@@ -84,13 +84,14 @@ def night(rows: pd.DataFrame) -> str:
     """03: what the recorded night on real images says to the paper's order, and which rows are
     worth their seconds; `rows` is `recorded.night`'s."""
     accuracy, words = _accuracy(rows), []
-    for name, attacks in (*((n, ("PGM-100", "Worst")) for n in LEARNED), ("Free", ("Worst",))):
-        for attack in attacks:
-            if not {(attack, name), (attack, "PGM Net")} <= set(accuracy.columns):
-                continue
-            gap = (accuracy[attack, name] - accuracy[attack, "PGM Net"]).dropna()
-            where = "in the worst case" if attack == "Worst" else f"under {attack}"
-            words.append(f"{name} is {_above(gap)} PGM Net {where} ({len(gap)} seeds of both).")
+    pairs = [(name, "PGM Net", attack) for name in LEARNED for attack in ("PGM-100", "Worst")]
+    pairs += [("2-Step L2L", "Grad L2L", "Worst"), ("Free", "PGM Net", "Worst")]
+    for name, other, attack in pairs:
+        if not {(attack, name), (attack, other)} <= set(accuracy.columns):
+            continue
+        gap = (accuracy[attack, name] - accuracy[attack, other]).dropna()
+        where = "in the worst case" if attack == "Worst" else f"under {attack}"
+        words.append(f"{name} is {_above(gap)} {other} {where} ({len(gap)} seeds of both).")
     clean = accuracy["Clean"].mean()
     if {*LEARNED, "PGM Net"} <= set(clean.index):
         gains = [f"{name} {clean[name] - clean['PGM Net']:+.1f}" for name in LEARNED]

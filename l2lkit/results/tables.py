@@ -54,7 +54,7 @@ def protocol(version: str) -> dict[str, Solver | None]:
 def _own_protocol(recipe: Recipe) -> str | None:
     """The `protocol` of a recipe, None where it is measured as ICLR 2020 or L2L-DA measures."""
     version = recipe.name.split("/")[0]
-    if recipe.name.endswith("@code"):
+    if recipe.name.endswith("@code") and version not in DIVERSE:
         return "code"
     return version if version in OLDER else None
 

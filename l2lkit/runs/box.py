@@ -66,8 +66,8 @@ def pack(
     """Put the finished run in the folder `runs` (runs/<profile>) into a box: of its models those in
     the folders `models` (default: all), and what was measured on no others. Optimisers stay out,
     attackers that were tuned to one classifier, whose measurements come along, the epochs of all
-    defences but those that notebook 02 replays, which are kept in half precision, and of GAIL a U
-    with more than `LARGE` numbers, which is the dense one. `about` goes to the card."""
+    defences but those that notebook 02 replays, and of GAIL a U with more than `LARGE` numbers,
+    which is the dense one. `about` goes to the card."""
     contents: dict[str, bytes] = {}
     folders = sorted(record.parent for record in runs.glob("models/**/record.json"))
     others = [f for f in folders if models is not None and f not in models]
@@ -82,8 +82,7 @@ def pack(
                 name = path.name.split(".")[0]
                 state = load_checkpoint(place, name)
                 assert state is not None
-                tensors = _packed(state, half=place != folder)
-                contents[f"{place.relative_to(runs)}/{name}.safetensors"] = tensors
+                contents[f"{place.relative_to(runs)}/{name}.safetensors"] = _packed(state)
     ids = {f"{f.parent.name}-{f.name}".encode() for f in others}
     texts = (runs.glob(place) for place in ("measurements/**/*.json", "answers/**/*.md", "layout"))
     for path in sorted(path for paths in texts for path in paths):
@@ -124,19 +123,17 @@ def _damaged(box: Path) -> InputError:
     return InputError(f"{box} is damaged: install l2lkit again, or fetch the file anew.")
 
 
-def _packed(state: dict[str, Any], half: bool = False) -> bytes:
-    """A checkpoint as safetensors: the tensors under their paths, in half precision if so asked,
-    all else as JSON beside them."""
+def _packed(state: dict[str, Any]) -> bytes:
+    """A checkpoint as safetensors: the tensors under their paths, all else as JSON beside them."""
     tensors: dict[str, torch.Tensor] = {}
 
     def walk(value: Any, path: str) -> Any:
         if isinstance(value, torch.Tensor):
-            kept = value.half() if half and value.is_floating_point() else value
-            tensors[path] = kept.contiguous()
+            tensors[path] = value.contiguous()
             return {"tensor": path}
         if isinstance(value, dict):
-            items = {k: v for k, v in value.items() if not _left_out(f"{path}/{k}", v)}
-            return {"dict": [[k, walk(v, f"{path}/{k}")] for k, v in items.items()]}
+            kept = {k: v for k, v in value.items() if not _left_out(f"{path}/{k}", v)}
+            return {"dict": [[k, walk(v, f"{path}/{k}")] for k, v in kept.items()]}
         if isinstance(value, (list, tuple)):
             return {"list": [walk(v, f"{path}/{i}") for i, v in enumerate(value)]}
         return {"value": value}

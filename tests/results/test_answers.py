@@ -179,6 +179,7 @@ def test_the_night_by_hand():
     assert "Grad L2L is 1.0 ± 1.4 points below PGM Net under PGM-100 (2 seeds of both)." in text
     assert "2-Step L2L is 1.0 ± 0.0 points above PGM Net under PGM-100" in text
     assert "2-Step L2L is level with PGM Net in the worst case" in text
+    assert "2-Step L2L is 1.0 ± 0.0 points above Grad L2L in the worst case" in text
     assert "Free is 2.0 ± 0.0 points above PGM Net in the worst case (2 seeds of both)." in text
     assert "from PGM Net's 61.0%: Grad L2L +5.0 and 2-Step L2L +3.0." in text
     # Seed 2 is Free's alone. 2-Step and PGM Net take longer than Free and are less robust.

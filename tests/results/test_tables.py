@@ -17,7 +17,7 @@ from l2lkit.game.cw import CW, CWTanh
 from l2lkit.game.fixed import FGSM, PGM
 from l2lkit.game.learned import Learned
 from l2lkit.recipes import RECIPES
-from l2lkit.results import experiments, tables
+from l2lkit.results import diverse, experiments, tables
 from l2lkit.results.recorded import recorded
 from l2lkit.runs.store import Store
 
@@ -545,6 +545,19 @@ def test_the_kinds_of_a_row_stand_beside_the_same_published_numbers(results):
         "Grad L2L, authors' code",
         "Grad L2L",
     ]
+
+
+def test_the_authors_l2l_da_is_measured_as_its_paper_measures(results):
+    frame = tables.compare(results({}, "mnist"), ["l2l-da/full", "l2l-da/full@code"])
+    columns = ["attack", "published", "table"]
+    printed, code = (rows[columns].values.tolist() for _, rows in frame.groupby("recipe"))
+    assert [row[0] for row in code] == [*diverse.TABLE_2, "Min"] and str(code) == str(printed)
+    record = recorded("l2l_da-mnist")
+    frame = tables.compare_recorded(record["designed"], "mnist").set_index(["recipe", "attack"])
+    rows = pd.DataFrame(record["designed"])
+    for name in rows.recipe.unique():
+        right = rows[(rows.recipe == name) & (rows.attack == "PGD-100")].accuracy
+        assert frame.measured[name, "PGD-100"] == pytest.approx(100 * right.mean())
 
 
 def test_the_recorded_black_box_stands_beside_table_3():
