@@ -22,7 +22,7 @@ What to do:
 
 Options of the run:
   --profile NAME     smoke (does it run? 4 minutes), quick (the claims at small scale,
-                     15 to 19 minutes on 2 cores), night (50,000 real images in one night
+                     about 15 minutes on 2 cores), night (50,000 real images in one night
                      on 2 cores) or paper (the papers' settings, needs a GPU); default: quick
   --only LIST        only these notebooks, for example 01,05; default: all
   --only-rows LIST   train and measure these rows alone, for example grad,pgm, and

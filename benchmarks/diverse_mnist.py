@@ -241,7 +241,7 @@ class Benchmark:
 
     def collect(self, store: Store) -> dict:
         """The tables, of what is on disk."""
-        full, (first, *others) = self.rows["full"], store.seeds
+        full, first = self.rows["full"], store.seeds[0]
         measure = partial(diverse.white_box, self.ready(store), full=full)
         parts: dict[str, Callable[[], pd.DataFrame]] = {
             "generators": lambda: measure(
@@ -255,11 +255,8 @@ class Benchmark:
         }
         made = {part: [parts[part]()] if part in self.parts else [] for part in PARTS}
         rows = {seed: self.measured(store, seed)[::-1] for seed in store.seeds}
-        once = [row for row in rows[first] if others and row not in rows[others[0]]]
-        several = [row for row in rows[first] if row not in once]
         frames = {
-            "designed": [measure(several, store.seeds, diverse.DESIGNED)]
-            + ([measure(once, [first], diverse.DESIGNED)] if once else []),
+            "designed": [measure(rows[seed], [seed], diverse.DESIGNED) for seed in store.seeds],
             "table_2": made["generators"],
             "table_3": made["transfer"],
             "figure_2": made["restarts"],
