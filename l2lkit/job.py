@@ -1,6 +1,8 @@
 """The main job: train and measure what the notebooks need, execute them, write the report."""
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from l2lkit.files import check_place, check_writable
@@ -87,7 +89,24 @@ def begin(store: Store, plan_only: bool) -> int:
         f"{', '.join(map(str, store.seeds))}; {workers} models at a time",
         flush=True,
     )
+    if others := in_other_precision(store, precision):
+        print(
+            f"Of the models there, {others} of {store.dataset} were trained in another precision "
+            f"than {precision}, which is what is fast on this machine. They stay, but this machine "
+            "trains its own: to go on with them, use a machine like the one that made them.",
+            flush=True,
+        )
     return workers
+
+
+def in_other_precision(store: Store, precision: str) -> int:
+    """How many finished models of the store's dataset were trained in another precision, by GPUs
+    and processors with bfloat16 or by those without. They are other models, with other keys."""
+    count = 0
+    for path in (store.runs / "models" / store.dataset).glob("*/seed-*/record.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a broken one is made anew
+            count += json.loads(path.read_text())["recipe"]["precision"] != precision
+    return count
 
 
 def print_plan(store: Store, tasks: Sequence[Task], workers: int) -> int:

@@ -212,6 +212,17 @@ def longer(games: pd.DataFrame, attack: str = "PGD-100") -> str:
     )
 
 
+def held(rows: pd.DataFrame, iterations: int, attack: str = "PGD-100") -> str:
+    """07: what the authors' own game keeps when θ's rate never falls, beside PGD-10 training;
+    `rows` are those of the record l2l_da-mnist-held."""
+    told = rows[rows.attack == attack].groupby("recipe").accuracy.agg(list)
+    game, pgd = (100 * pd.Series(told[name]) for name in ("l2l-da/full@code", "l2l-da/pgd10"))
+    return (
+        f"Smaller, and with a rate that never falls, it keeps {mean_deviation(game)}% after "
+        f"{iterations:,} iterations, PGD-10 training {mean_deviation(pgd)}% ({len(game)} seeds)."
+    )
+
+
 def imitation(numbers: pd.DataFrame) -> str:
     """08: who reaches the expert and stays there; `numbers` is `gail.stability_table`'."""
     words = []

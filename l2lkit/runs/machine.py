@@ -33,8 +33,7 @@ def has_bfloat16(device: torch.device) -> bool:
     Elsewhere torch computes in bfloat16 all the same, but by way of float32. Measured on one core
     with AVX512-BF16, a training step of the profile `quick` takes two thirds of float32's time;
     with those instructions switched off twice as long as float32, without oneDNN, which has no
-    bfloat16 on AVX2, ten times and more. GPUs, AMX and ARM were not tried; ARM counts as having
-    none.
+    bfloat16 on AVX2, ten times and more. AMX and ARM were not tried; ARM counts as having none.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

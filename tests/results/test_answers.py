@@ -138,6 +138,20 @@ def test_longer_stands_beside_the_papers_number():
     )
 
 
+def test_held_is_the_mean_over_seeds_beside_pgd():
+    accuracies = {"l2l-da/full@code": (0.88, 0.84), "l2l-da/pgd10": (0.9, 0.9)}
+    rows = [
+        {"recipe": recipe, "seed": seed, "attack": attack, "accuracy": value - lower}
+        for recipe, values in accuracies.items()
+        for seed, value in enumerate(values)
+        for attack, lower in (("PGD-100", 0), ("C&W-100", 0.05))
+    ]
+    assert answers.held(pd.DataFrame(rows), 5000) == (
+        "Smaller, and with a rate that never falls, it keeps 86.0 ± 2.8% after 5,000 iterations, "
+        "PGD-10 training 90.0 ± 0.0% (2 seeds)."
+    )
+
+
 def test_imitation_counts_the_runs_that_reached():
     columns = {"environment": "CartPole-v1", "seed": 0}
     steady = [{**columns, "defence": "GAIL", "score": 1.0, "return": 500.0}] * 10

@@ -338,6 +338,25 @@ def test_rows_alone_are_trained_and_measured_and_nothing_else(store, monkeypatch
     assert "train " not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("here, there", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_models_from_a_machine_of_another_precision_are_mentioned(
+    store, folder, monkeypatch, capsys, here, there
+):
+    """A folder copied from such a machine is not silently trained anew."""
+    monkeypatch.setattr("l2lkit.runs.machine.has_bfloat16", lambda device: there == "bfloat16")
+    copied = Store(**store.parameters())
+    path = copied.where(copied.recipe("plain"), 0)
+    copied.prepare()
+    files.write_json(path / "record.json", {"recipe": copied.recipe("plain").key()})
+    files.write_text(path.with_name("seed-1") / "record.json", "{half")
+    assert job.run_rows(copied, ["plain"], plan_only=True) == 0
+    assert "another precision" not in capsys.readouterr().out
+    monkeypatch.setattr("l2lkit.runs.machine.has_bfloat16", lambda device: here == "bfloat16")
+    assert job.run_rows(Store(**store.parameters()), ["plain"], plan_only=True) == 0
+    out = capsys.readouterr().out
+    assert f"1 of tiny were trained in another precision than {here}" in out and "train " in out
+
+
 def test_rows_that_do_not_exist_are_refused_before_any_work(store):
     with pytest.raises(InputError, match="Unknown recipe 'iclr2020/gard'"):
         job.run_rows(store, ["plain", "gard"])
