@@ -1,6 +1,6 @@
 """Collect the finished models of `l2lkit run --only-rows` from the folders of several machines.
 
-    python benchmarks/night.py FOLDER… [--name NAME] [--weights SEED]
+    python benchmarks/night.py FOLDER… [--name NAME] [--weights SEED] [--seconds]
     python benchmarks/night.py --check DIR|ZIP [--name NAME]
 
 A FOLDER is one that --output named, or a copy of it: its records, logs and measurements are read,
@@ -9,8 +9,10 @@ model its recipe, seed and status, accuracy under each attack with the number of
 epochs of training, device, versions, code and commit. Of a model that two folders have, the first
 counts; models that are recorded there already and in no FOLDER stay. --weights also keeps the
 classifiers of one seed in half precision, as results/recorded/NAME/RECIPE.safetensors; for these
-the checkpoints must be there. --check goes through the checklist with each of these, on the first
-test images of CIFAR-10 in DIR or ZIP, and writes results/recorded/NAME-checks.json.
+the checkpoints must be there. --seconds records how long each task took, in folders of one machine,
+as results/recorded/seconds-PROFILE.json: `run --plan` tells others by it what to expect. --check
+goes through the checklist with each of the kept classifiers, on the first test images of CIFAR-10
+in DIR or ZIP, and writes results/recorded/NAME-checks.json.
 """
 
 import argparse
@@ -95,6 +97,25 @@ def keep_weights(folder: Path, seed: int, target: Path) -> None:
         write_atomically(target / f"{name}.safetensors", save)
 
 
+def record_seconds(folders: list[Path]) -> None:
+    """How long each task took in these folders, and a step of the Plain Net, which tells how fast
+    the machine is; what is recorded of other tasks stays."""
+    for path in (path for folder in folders for path in sorted(folder.glob("runs/*/seconds.json"))):
+        target = RECORDED / f"seconds-{path.parent.name}.json"
+        about, made = (
+            json.loads(path.read_text()),
+            next(path.parent.glob("models/*/*/*/record.json")),
+        )
+        origin = {
+            key: json.loads(made.read_text())[key] for key in ("device", "versions", "commit")
+        }
+        known = json.loads(target.read_text()) if target.exists() else {"provenance": origin}
+        if not about["step"] or known["provenance"]["device"] != origin["device"]:
+            raise SystemExit(f"error: {path} is of another machine, or names no step.")
+        seconds = known.get("seconds", {}) | about["seconds"]
+        write_json(target, {"step": about["step"], "seconds": seconds, "provenance": origin})
+
+
 def check(weights: Path, data: Dataset) -> Iterator[dict[str, Any]]:
     """A row an item of the checklist, as `l2lkit.check` has them, of every classifier kept in this
     folder."""
@@ -118,6 +139,7 @@ def main() -> None:
         "--name", default="night-cifar10", help="of the record (default: %(default)s)"
     )
     parser.add_argument("--weights", type=int, metavar="SEED", help="keep this seed's classifiers")
+    parser.add_argument("--seconds", action="store_true", help="record how long each task took")
     parser.add_argument("--check", metavar="DIR|ZIP", help="the checklist, with kept classifiers")
     args = parser.parse_args()
     if bool(args.check) == bool(args.folders):
@@ -144,6 +166,8 @@ def main() -> None:
     if args.weights is not None:
         for folder in args.folders:
             keep_weights(folder, args.weights, RECORDED / args.name)
+    if args.seconds:
+        record_seconds(args.folders)
     accuracy = pd.DataFrame([row["accuracy"] for row in rows]) * 100
     columns = ["Clean", "FGSM", "PGM-20", "PGM-100", "CW", "Worst", "AutoAttack"]
     about = pd.DataFrame(rows)[["recipe", "seed", "status", "seconds"]]

@@ -112,13 +112,14 @@ def in_other_precision(store: Store, precision: str) -> int:
 def print_plan(store: Store, tasks: Sequence[Task], workers: int) -> int:
     """A line a task with the time it is expected to take, "?" where nothing like it is on record,
     and the sum; returns 0."""
-    durations, total = Durations(store), 0.0
-    for task in tasks:
-        unknown = task.recipe is None and not durations.known
-        seconds = 0.0 if unknown else durations.expected(task)
-        total += seconds
-        print(f"{'?' if unknown else clock(seconds):>9}  {task.words}")
-    print(f"{len(tasks)} tasks, about {clock(total / workers)}; what is measured already is found.")
+    durations = Durations(store)
+    seconds = [durations.estimate(task) for task in tasks]
+    for task, one in zip(tasks, seconds, strict=True):
+        print(f"{'?' if one is None else clock(one):>9}  {task.words}")
+    known = [one for one in seconds if one is not None]
+    total = max(sum(known) / workers, max(known, default=0.0))
+    without = ", without what has a ?" if len(known) < len(tasks) else ""
+    print(f"{len(tasks)} tasks, about {clock(total)}{without}; what is measured already is found.")
     return 0
 
 

@@ -1,5 +1,6 @@
 """The scripts of benchmarks/ that train and compare: what they compare, and how they subtract."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from scripts import load
 
 from l2lkit.data import Dataset
 from l2lkit.errors import InputError
+from l2lkit.files import write_json
 from l2lkit.recipes import PROFILES, RECIPES
 from l2lkit.results import checklist, diverse, experiments, plan
 from l2lkit.runs.store import Store
@@ -273,10 +275,18 @@ def test_a_night_is_collected_from_the_folders(monkeypatch, folder, tmp_path):
     monkeypatch.setattr(night, "RECORDED", tmp_path)
     for name, folders in {"both": [0, 1], "anew": [0], "anew ": [1]}.items():
         places = [str(stores[i].output) for i in folders]
-        monkeypatch.setattr("sys.argv", ["night.py", *places, "--name", name.strip()])
+        monkeypatch.setattr("sys.argv", ["night.py", *places, "--name", name.strip(), "--seconds"])
         night.main()
     both, anew = ((tmp_path / f"{n}.json").read_text() for n in ("both", "anew"))
     assert both == anew
+    seconds = json.loads((tmp_path / "seconds-smoke.json").read_text())
+    own = [json.loads((store.runs / "seconds.json").read_text()) for store in stores]
+    assert seconds["seconds"] == own[0]["seconds"] | own[1]["seconds"]
+    assert {"train/iclr2020/plain/0", "row/iclr2020/grad@ours/1"} <= seconds["seconds"].keys()
+    assert seconds["step"] == own[1]["step"] > 0
+    write_json(stores[0].runs / "seconds.json", own[0] | {"step": 0.0})
+    with pytest.raises(SystemExit, match="another machine, or names no step"):
+        night.record_seconds([stores[0].output])
 
 
 def test_a_box_is_not_made_of_half_a_run(monkeypatch, tmp_path):

@@ -50,16 +50,16 @@ class Durations:
         recorded = _read(root / "results" / "recorded" / name) if root else {}
         own = _read(self.path)
         self.store, self.one_core = store, store.profile.threads == 1  # else a step takes long
-        # Only small runs have a record; four steps of the paper's network take minutes on a core.
-        self.step = own.get("step") or (step_seconds(store) if store.profile.small else 0.0)
+        # Four steps of the paper's network take minutes on a core, and it has no record.
+        self.step = own.get("step") or (step_seconds(store) if self.one_core else 0.0)
         scale = self.step / recorded["step"] if self.step and recorded.get("step") else 1.0
         self.known = {task: s * scale for task, s in recorded.get("seconds", {}).items()}
         self.known |= own.get("seconds", {})
         self.by_step: dict[str, float] = {}
 
-    def expected(self, task: Task) -> float:
-        """Seconds: the task's own, else by a step of its recipe, else the mean of its kind, else of
-        all, else 1."""
+    def estimate(self, task: Task) -> float | None:
+        """Seconds: the task's own, else by a step of its recipe, else the mean of its kind; None
+        where there is nothing like it."""
         if task.name in self.known:
             return self.known[task.name]
         if task.recipe and self.one_core:
@@ -67,8 +67,13 @@ class Durations:
                 self.by_step[task.recipe.name] = training_seconds(self.store, task.recipe)
             return self.by_step[task.recipe.name]
         kind = task.name.split("/")[0] + "/"
-        alike = [s for name, s in self.known.items() if name.startswith(kind)]
-        return mean(alike or list(self.known.values()) or [1.0])
+        alike = [seconds for name, seconds in self.known.items() if name.startswith(kind)]
+        return mean(alike) if alike else None
+
+    def expected(self, task: Task) -> float:
+        """Seconds: those of what is like the task, else the mean of all, else 1."""
+        seconds = self.estimate(task)
+        return mean(self.known.values() or [1.0]) if seconds is None else seconds
 
     def keep(self, task: Task, seconds: float) -> bool:
         """Remember, unless it took less than a tenth of the last time, for then it was found done;

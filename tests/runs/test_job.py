@@ -190,6 +190,26 @@ def test_a_task_without_a_record_is_taken_for_the_mean_of_its_kind(store):
     assert expected == [2.0, 3.0, 5.0]
 
 
+def test_a_plan_leaves_open_what_nothing_is_known_of(store, monkeypatch, capsys):
+    monkeypatch.setattr(workers, "step_seconds", lambda store, recipe=None, times=4: 0.5)
+    read = workers._read
+    recorded = {"step": 1.0, "seconds": {"row/a/0": 50.0, "row/b/0": 70.0, "train/c/0": 9.0}}
+    monkeypatch.setattr(
+        workers, "_read", lambda p: recorded if p.parent.name == "recorded" else read(p)
+    )
+    work = Touch(None, "", ())
+    tasks = [Task("row/c/0", "row c", work), Task("train/c/0", "train c", work)]
+    assert job.print_plan(store, tasks, 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # This machine is twice as fast as the recorded one; the longer of the two is what it takes.
+    assert [line.split() for line in lines[:2]] == [["00:30", "row", "c"], ["00:04", "train", "c"]]
+    assert lines[2].startswith("2 tasks, about 00:30; ")
+    job.print_plan(store, [*tasks, Task("other", "other", work)], 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["?", "other"]
+    assert lines[3].startswith("3 tasks, about 00:30, without what has a ?; ")
+
+
 def test_recorded_seconds_are_taken_in_proportion_to_this_machines_speed(store, monkeypatch):
     recorded = {"step": 0.5, "seconds": {"train/a/0": 10.0, "train/b/0": 4.0}}
     read = workers._read
