@@ -102,13 +102,9 @@ def record_seconds(folders: list[Path]) -> None:
     the machine is; what is recorded of other tasks stays."""
     for path in (path for folder in folders for path in sorted(folder.glob("runs/*/seconds.json"))):
         target = RECORDED / f"seconds-{path.parent.name}.json"
-        about, made = (
-            json.loads(path.read_text()),
-            next(path.parent.glob("models/*/*/*/record.json")),
-        )
-        origin = {
-            key: json.loads(made.read_text())[key] for key in ("device", "versions", "commit")
-        }
+        about = json.loads(path.read_text())
+        record = json.loads(next(path.parent.glob("models/*/*/*/record.json")).read_text())
+        origin = {key: record[key] for key in ("device", "versions", "commit")}
         known = json.loads(target.read_text()) if target.exists() else {"provenance": origin}
         if not about["step"] or known["provenance"]["device"] != origin["device"]:
             raise SystemExit(f"error: {path} is of another machine, or names no step.")
